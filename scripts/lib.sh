@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# What the scripts share: settings, messages, and steps that take time.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly TOP
+
+# The mainline tag that the series is for. Another one is only tried.
+readonly PIN=v7.3
+TAG=${TAG:-$PIN}
+BUILD=${BUILD:-$TOP/build}
+[ "$TAG" = "$PIN" ] || BUILD=$BUILD/$TAG
+CACHE=${CACHE:-${XDG_CACHE_HOME:-${HOME:-$TOP/build}/.cache}/linux-balloon}
+JOBS=${JOBS:-$(nproc)}
+DEBUG=${DEBUG:-}
+
+# Three trees: the series; v7.3; and v7.3 with nothing but the series' tests.
+KIND=${KIND:-series}
+TREE=$BUILD/series/tree		# The repository; the others are its worktrees.
+# shellcheck disable=SC2034 # For those who source this.
+OBJ=$BUILD/$KIND/obj${DEBUG:+-debug}
+
+# Commits in $TREE must not depend on who makes them, nor on how git is set up.
+IDENTITY="Balloon Series <balloon-series@localhost>"
+export GIT_AUTHOR_NAME="${IDENTITY% <*}" GIT_COMMITTER_NAME="${IDENTITY% <*}"
+export GIT_AUTHOR_EMAIL=balloon-series@localhost
+export GIT_COMMITTER_EMAIL=balloon-series@localhost
+export LC_ALL=C.UTF-8
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() { warn "$*"; exit 1; }
+
+# usage TEXT "$@": the text on --help, an error on anything else.
+usage()
+{
+	local text=$1
+	shift
+	[ $# -eq 0 ] && return
+	case $1 in
+	-h|--help) say "$text"; exit 0 ;;
+	*) say "$text" >&2; exit 2 ;;
+	esac
+}
+
+# git in a repository of ours, whatever the user's configuration says.
+tree_git() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git -C "$TREE" "$@"; }
+
+# One job at a time in a build directory; the lock goes away with its holder.
+lock_build()
+{
+	mkdir -p "$BUILD" || die "can't create $BUILD: set BUILD to a directory that is yours"
+	[ -z "${BALLOON_LOCKED:-}" ] || return 0
+	exec 9>"$BUILD/.lock"
+	flock -n 9 || die "another make is at work in $BUILD: wait for it, or set BUILD to another directory"
+	export BALLOON_LOCKED=1
+}
+
+# need_space MB WHAT: refuse to begin what will not fit.
+need_space()
+{
+	local free
+	free=$(df -Pm "$BUILD" | awk 'NR == 2 { print $4 }')
+	[ "$free" -ge "$1" ] ||
+		die "not enough disk space: $2 needs $1 MB and $BUILD has $free MB; free some, or set BUILD to a directory elsewhere"
+}
+
+# A failed command may only have had no room to write to: say so, then.
+explain_failure()
+{
+	local free
+	free=$(df -Pm "$BUILD" | awk 'NR == 2 { print $4 }')
+	[ "$free" -ge 16 ] || warn "no disk space left on $BUILD"
+}
+
+elapsed()
+{
+	local s=$((SECONDS - $1))
+	printf '%d:%02d' $((s / 60)) $((s % 60))
+}
+
+# End a job with everything that it has started.
+end_job()
+{
+	[ -n "${1:-}" ] || return 0
+	kill -TERM -- "-$1" 2>/dev/null || kill -TERM "$1" 2>/dev/null || return 0
+	wait "$1" 2>/dev/null || true
+}
+
+# step TITLE LOG COMMAND...: run a command whose output goes to a log. Says how
+# long it took, and every 10 s that it is still at work ("progress", a function
+# that the caller may have, prints how far it is). The caller's traps run on
+# Ctrl-C; the command does not survive them.
+step()
+{
+	local title=$1 log=$2 begin=$SECONDS said=$SECONDS rc=0
+	shift 2
+	printf '  %-44s' "$title"
+	mkdir -p "${log%/*}"
+	set -m
+	"$@" >"$log" 2>&1 9>&- </dev/null &
+	step_pid=$!
+	set +m
+	trap 'end_job "$step_pid"; echo; warn "interrupted"; exit 130' INT TERM HUP
+	while kill -0 "$step_pid" 2>/dev/null; do
+		sleep 0.2
+		if [ $((SECONDS - said)) -ge 10 ]; then
+			said=$SECONDS
+			printf '\n    %s  %s' "$(elapsed "$begin")" \
+				"$(progress "$log" 2>/dev/null || tail -n 1 "$log" | cut -c 1-60)"
+		fi
+	done
+	wait "$step_pid" || rc=$?
+	trap - INT TERM HUP
+	[ $said -eq "$begin" ] || printf '\n  %-44s' "$title"
+	if [ $rc -eq 0 ]; then
+		printf 'done    %s\n' "$(elapsed "$begin")"
+	else
+		printf 'FAILED  %s\n' "$(elapsed "$begin")"
+		explain_failure
+	fi
+	return $rc
+}
+
+# unchanged TITLE: a step that has nothing to do.
+unchanged() { printf '  %-44sunchanged\n' "$1"; }
+
+# The patches to apply, in order: all of the series, PATCHES=FROM..TO of them,
+# or those that the series marks with "# test".
+series_patches()
+{
+	local -a all
+	local from=1 to
+
+	if [ "$KIND" = tests ]; then
+		sed -n 's/^\([^#[:space:]]\+\)[[:space:]]*# test$/\1/p' "$TOP/series"
+		return
+	fi
+	mapfile -t all < <(sed 's/[[:space:]]*#.*//; /^[[:space:]]*$/d' "$TOP/series")
+	to=${#all[@]}
+	if [ -n "${PATCHES:-}" ]; then
+		[[ $PATCHES =~ ^([0-9]+)(\.\.([0-9]+))?$ ]] ||
+			die "PATCHES=$PATCHES: say 3, or 1..3"
+		from=${BASH_REMATCH[1]}
+		to=${BASH_REMATCH[3]:-$from}
+		if [ "$from" -lt 1 ] || [ "$from" -gt "$to" ] || [ "$to" -gt "${#all[@]}" ]; then
+			die "PATCHES=$PATCHES: the series has ${#all[@]} patches"
+		fi
+	fi
+	[ "$to" -gt 0 ] || return 0
+	printf '%s\n' "${all[@]:from-1:to-from+1}"
+}
+
+# A name for the contents of the series as it is to be applied.
+series_id()
+{
+	local -a patches
+	mapfile -t patches < <(series_patches)
+	for p in "${patches[@]}"; do
+		[ -f "$TOP/patches/$p" ] || die "series names patches/$p, which does not exist"
+	done
+	(cd "$TOP/patches" && printf '%s\n' "${patches[@]}" && cat -- "${patches[@]}") | sha256sum | cut -c 1-16
+}
