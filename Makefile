@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Every verb is a script in scripts/ with a --help of its own. "make help" lists
+# them, and the variables that they know.
+
+VERBS := all deps base tree config image initramfs test base-image reproduce \
+	 boot refresh check selfcheck
+
+VARIABLES := TAG LINUX LINUX_REMOTE SOURCE DEBIAN_MIRROR SUITES BUILD CACHE \
+	     PATCHES WIP FORCE KIND DEBUG EXTRA_CONFIG JOBS INSTALL \
+	     MACHINES TEST APPEND ACCEL BOOT_OPTIONS
+
+# Pass on what was set, and only that.
+$(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval export $v)))
+
+.NOTPARALLEL:
+.PHONY: $(VERBS) help clean
+
+ifndef BALLOON_LOCKED
+
+# One make at a time in a build directory, from its first step to its last.
+$(VERBS):
+	@scripts/locked $(MAKE) --no-print-directory $@
+
+else
+
+all: test
+deps:
+	@scripts/deps
+base: deps
+	@scripts/base
+tree: base
+	@scripts/tree
+config: tree
+	@scripts/configure
+initramfs: tree
+	@scripts/initramfs
+image: config
+	@scripts/build
+test: initramfs image
+	@scripts/test
+boot: initramfs image
+	@scripts/boot --shell --accel "$$(scripts/accel)" $(MACHINES:%=--machine %)
+base-image:
+	@$(MAKE) KIND=base image
+reproduce:
+	@$(MAKE) KIND=tests test
+refresh:
+	@scripts/refresh
+check: deps
+	@scripts/check
+selfcheck: all
+	@scripts/selfcheck
+
+endif
+
+all:	# What a plain "make" does.
+
+help:
+	@scripts/help
+clean:
+	@scripts/clean
