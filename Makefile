@@ -23,7 +23,8 @@ $(VERBS):
 
 else
 
-all: test
+all: initramfs image
+	@scripts/test --if-changed
 deps:
 	@scripts/deps
 base: deps
