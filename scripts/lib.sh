@@ -97,7 +97,7 @@ step()
 {
 	local title=$1 log=$2 begin=$SECONDS said=$SECONDS rc=0
 	shift 2
-	printf '  %-44s' "$title"
+	printf '  %-44s ' "$title"
 	mkdir -p "${log%/*}"
 	set -m
 	"$@" >"$log" 2>&1 9>&- </dev/null &
@@ -114,7 +114,7 @@ step()
 	done
 	wait "$step_pid" || rc=$?
 	trap - INT TERM HUP
-	[ $said -eq "$begin" ] || printf '\n  %-44s' "$title"
+	[ $said -eq "$begin" ] || printf '\n  %-44s ' "$title"
 	if [ $rc -eq 0 ]; then
 		printf 'done    %s\n' "$(elapsed "$begin")"
 	else
@@ -125,7 +125,7 @@ step()
 }
 
 # unchanged TITLE: a step that has nothing to do.
-unchanged() { printf '  %-44sunchanged\n' "$1"; }
+unchanged() { printf '  %-44s unchanged\n' "$1"; }
 
 # The patches to apply, in order: all of the series, PATCHES=FROM..TO of them,
 # or those that the series marks with "# test".
