@@ -8,9 +8,10 @@
  *
  *   target BYTES       QMP "balloon"
  *   actual             QMP "query-balloon"
- *   fault unplug       take the balloon device away, politely
- *   fault plug         a new one
- *   fault stats N      ask for statistics every N seconds
+ *   stats SECONDS      the device's property guest-stats-polling-interval
+ *   stat NAME          a number of its property guest-stats
+ *   fault unplug       QMP "device_del" of the device "balloon0"
+ *   fault plug         QMP "device_add" of a new one, like the first
  *
  * Ends with QEMU.
  */
@@ -37,6 +38,9 @@ struct connection {
 	FILE *in;
 	FILE *out;
 };
+
+/* The device, in QMP's words. */
+#define BALLOON	"\"path\":\"/machine/peripheral/balloon0\""
 
 static struct connection qmp;
 static unsigned long long ram_bytes;
@@ -141,12 +145,14 @@ static void answer(FILE *port, const char *reply)
 
 static void handle(FILE *port, const char *request)
 {
+	static const char *on_oom = "off";
 	unsigned long long value;
 	char command[256];
+	char name[64];
 
 	if (sscanf(request, "target %llu", &value) == 1) {
 		if (value > ram_bytes) {
-					fputs("error larger than the guest\n", port);
+			fputs("error larger than the guest\n", port);
 			return;
 		}
 		snprintf(command, sizeof(command),
@@ -160,23 +166,38 @@ static void handle(FILE *port, const char *request)
 			answer(port, reply);
 			return;
 		}
-			fprintf(port, "ok %llu\n", ram_bytes - value);
-	} else if (!strcmp(request, "fault unplug")) {
-		answer(port, qmp_command("{\"execute\":\"device_del\","
-					 "\"arguments\":{\"id\":\"balloon0\"}}"));
-	} else if (!strcmp(request, "fault plug")) {
-		answer(port, qmp_command("{\"execute\":\"device_add\","
-					 "\"arguments\":{\"id\":\"balloon0\","
-					 "\"driver\":\"virtio-balloon-pci\"}}"));
-	} else if (sscanf(request, "fault stats %llu", &value) == 1) {
+		fprintf(port, "ok %llu\n", ram_bytes - value);
+	} else if (sscanf(request, "stats %llu", &value) == 1) {
 		snprintf(command, sizeof(command),
-			 "{\"execute\":\"qom-set\",\"arguments\":{"
-			 "\"path\":\"/machine/peripheral/balloon0\","
+			 "{\"execute\":\"qom-set\",\"arguments\":{" BALLOON ","
 			 "\"property\":\"guest-stats-polling-interval\","
 			 "\"value\":%llu}}", value);
 		answer(port, qmp_command(command));
+	} else if (sscanf(request, "stat %63[a-z-]", name) == 1) {
+		char *reply = qmp_command("{\"execute\":\"qom-get\","
+					  "\"arguments\":{" BALLOON ","
+					  "\"property\":\"guest-stats\"}}");
+
+		if (qmp_number(reply, name, &value))
+			fprintf(port, "ok %llu\n", value);
+		else
+			fputs("error no such number\n", port);
+	} else if (!strcmp(request, "fault unplug")) {
+		/* "device_add" wants to know, later. */
+		on_oom = strstr(qmp_command("{\"execute\":\"qom-get\","
+					    "\"arguments\":{" BALLOON ","
+					    "\"property\":\"deflate-on-oom\"}}"),
+				"true") ? "on" : "off";
+		answer(port, qmp_command("{\"execute\":\"device_del\","
+					 "\"arguments\":{\"id\":\"balloon0\"}}"));
+	} else if (!strcmp(request, "fault plug")) {
+		snprintf(command, sizeof(command),
+			 "{\"execute\":\"device_add\",\"arguments\":{"
+			 "\"driver\":\"virtio-balloon-pci\","
+			 "\"id\":\"balloon0\",\"deflate-on-oom\":\"%s\"}}", on_oom);
+		answer(port, qmp_command(command));
 	} else {
-			fputs("error no such request\n", port);
+		fputs("error no such request\n", port);
 	}
 }
 
