@@ -32,6 +32,8 @@
 
 #define CONNECT_TRIES	500
 #define CONNECT_WAIT_US	20000
+#define PLUG_TRIES	500
+#define PLUG_WAIT_US	20000
 
 /* A socket; a stream of its own for each direction, as it can't seek. */
 struct connection {
@@ -149,6 +151,7 @@ static void handle(FILE *port, const char *request)
 	unsigned long long value;
 	char command[256];
 	char name[64];
+	char *reply;
 
 	if (sscanf(request, "target %llu", &value) == 1) {
 		if (value > ram_bytes) {
@@ -160,8 +163,7 @@ static void handle(FILE *port, const char *request)
 			 ram_bytes - value);
 		answer(port, qmp_command(command));
 	} else if (!strcmp(request, "actual")) {
-		char *reply = qmp_command("{\"execute\":\"query-balloon\"}");
-
+		reply = qmp_command("{\"execute\":\"query-balloon\"}");
 		if (!qmp_number(reply, "actual", &value)) {
 			answer(port, reply);
 			return;
@@ -174,10 +176,8 @@ static void handle(FILE *port, const char *request)
 			 "\"value\":%llu}}", value);
 		answer(port, qmp_command(command));
 	} else if (sscanf(request, "stat %63[a-z-]", name) == 1) {
-		char *reply = qmp_command("{\"execute\":\"qom-get\","
-					  "\"arguments\":{" BALLOON ","
-					  "\"property\":\"guest-stats\"}}");
-
+		reply = qmp_command("{\"execute\":\"qom-get\",\"arguments\":{"
+				    BALLOON ",\"property\":\"guest-stats\"}}");
 		if (qmp_number(reply, name, &value))
 			fprintf(port, "ok %llu\n", value);
 		else
@@ -195,7 +195,14 @@ static void handle(FILE *port, const char *request)
 			 "{\"execute\":\"device_add\",\"arguments\":{"
 			 "\"driver\":\"virtio-balloon-pci\","
 			 "\"id\":\"balloon0\",\"deflate-on-oom\":\"%s\"}}", on_oom);
-		answer(port, qmp_command(command));
+		/* The guest may still be about to let go of the old one. */
+		for (int i = 0; i < PLUG_TRIES; i++) {
+			reply = qmp_command(command);
+			if (!strstr(reply, "Duplicate device ID"))
+				break;
+			usleep(PLUG_WAIT_US);
+		}
+		answer(port, reply);
 	} else {
 		fputs("error no such request\n", port);
 	}
