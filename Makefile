@@ -3,11 +3,11 @@
 # them, and the variables that they know.
 
 VERBS := all deps base tree config image initramfs test base-image reproduce \
-	 boot refresh check selfcheck
+	 boot bench refresh check selfcheck
 
 VARIABLES := TAG LINUX LINUX_REMOTE SOURCE DEBIAN_MIRROR SUITES BUILD CACHE \
 	     PATCHES WIP FORCE KIND DEBUG EXTRA_CONFIG JOBS INSTALL \
-	     MACHINES TEST APPEND ACCEL BOOT_OPTIONS
+	     MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS
 
 # Pass on what was set, and only that.
 $(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval export $v)))
@@ -45,6 +45,9 @@ base-image:
 	@$(MAKE) KIND=base image
 reproduce:
 	@$(MAKE) KIND=tests test
+bench: initramfs image
+	@$(MAKE) KIND=base image
+	@scripts/bench
 refresh:
 	@scripts/refresh
 check: deps

@@ -9,7 +9,7 @@
  *
  * Words on the kernel's command line choose another job: "lab=probe" powers off
  * at once, "lab=shell" is for a person, "lab.test=COLLECTION:TEST" runs a single
- * kselftest.
+ * kselftest, and "lab.run=PROGRAM,ARGUMENT,..." runs that instead of all tests.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -198,6 +198,18 @@ static void run_kselftests(void)
 	run(*one ? single : all);
 }
 
+static void run_program(const char *words)
+{
+	char *argv[32] = {};
+	int argc = 0;
+
+	for (char *word = strtok((char *)words, ","); word && argc < 31;
+	     word = strtok(NULL, ","))
+		argv[argc++] = word;
+	say("lab: run %s\n", argv[0]);
+	run(argv);
+}
+
 /* Non-zero if anything has gone wrong that tests don't notice. */
 static unsigned long tainted(void)
 {
@@ -262,8 +274,12 @@ int main(void)
 		power_off();
 	}
 
-	copy_kunit_results();
-	run_kselftests();
+	if (*cmdline("lab.run")) {
+		run_program(cmdline("lab.run"));
+	} else {
+		copy_kunit_results();
+		run_kselftests();
+	}
 	say("lab: tainted %lu\n", tainted());
 	say("lab: done\n");
 	if (fd >= 0)

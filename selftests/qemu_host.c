@@ -10,41 +10,27 @@
  *   actual             QMP "query-balloon"
  *   stats SECONDS      the device's property guest-stats-polling-interval
  *   stat NAME          a number of its property guest-stats
+ *   wait BYTES         QMP "query-balloon", again and again
  *   fault unplug       QMP "device_del" of the device "balloon0"
  *   fault plug         QMP "device_add" of a new one, like the first
  *
- * Ends with QEMU.
+ * The other requests are those of host.h. Ends with QEMU.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <getopt.h>
-#include <poll.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <signal.h>
-#include <unistd.h>
+#include <time.h>
 
-#define CONNECT_TRIES	500
-#define CONNECT_WAIT_US	20000
+#include "host.h"
+
 #define PLUG_TRIES	500
 #define PLUG_WAIT_US	20000
-
-/* A socket; a stream of its own for each direction, as it can't seek. */
-struct connection {
-	FILE *in;
-	FILE *out;
-};
+#define WAIT_US		5000
 
 /* The device, in QMP's words. */
 #define BALLOON	"\"path\":\"/machine/peripheral/balloon0\""
 
 static struct connection qmp;
+static pid_t qemu;
 static unsigned long long ram_bytes;
 static bool verbose;
 
@@ -55,44 +41,6 @@ static void usage(FILE *f)
 	      "  --qmp SOCKET    where QEMU listens for QMP\n"
 	      "  --port SOCKET   where QEMU listens on behalf of the port\n"
 	      "  --verbose       show requests and answers on stderr\n", f);
-}
-
-static void die(const char *fmt, ...)
-{
-	va_list args;
-
-	fputs("qemu_host: ", stderr);
-	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
-	va_end(args);
-	fputc('\n', stderr);
-	exit(1);
-}
-
-/* QEMU may not be there yet: be patient, but not for ever. */
-static struct connection connect_to(const char *path)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	struct connection c;
-	int fd;
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		die("socket path too long: %s", path);
-	strcpy(addr.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		die("socket: %s", strerror(errno));
-	for (int i = 0; connect(fd, (struct sockaddr *)&addr, sizeof(addr)); i++) {
-		if (i == CONNECT_TRIES)
-			die("can't connect to %s: %s", path, strerror(errno));
-		usleep(CONNECT_WAIT_US);
-	}
-	c.in = fdopen(fd, "r");
-	c.out = fdopen(dup(fd), "w");
-	if (!c.in || !c.out)
-		die("fdopen: %s", strerror(errno));
-	setvbuf(c.out, NULL, _IOLBF, 0);
-	return c;
 }
 
 /*
@@ -145,11 +93,46 @@ static void answer(FILE *port, const char *reply)
 	}
 }
 
+/* The size of the balloon in bytes; -1 if QEMU does not tell. */
+static long long balloon_bytes(void)
+{
+	unsigned long long value;
+
+	if (!qmp_number(qmp_command("{\"execute\":\"query-balloon\"}"), "actual",
+			&value))
+		return -1;
+	return ram_bytes - value;
+}
+
+/* Answer when the balloon has come to @bytes, or has come to a halt. */
+static void wait_for(FILE *port, long long bytes)
+{
+	time_t since = time(NULL);
+	long long now, last = -1;
+
+	for (;;) {
+		now = balloon_bytes();
+		if (now == bytes) {
+			fputs("ok\n", port);
+			return;
+		}
+		if (now < 0 || time(NULL) - since > STALL_SECONDS) {
+			fprintf(port, "error the balloon has %lld bytes\n", now);
+			return;
+		}
+		if (now != last)
+			since = time(NULL);
+		last = now;
+		usleep(WAIT_US);
+	}
+}
+
 static void handle(FILE *port, const char *request)
 {
 	static const char *on_oom = "off";
 	unsigned long long value;
 	char command[256];
+	long long size;
 	char name[64];
 	char *reply;
 
@@ -163,12 +146,13 @@ static void handle(FILE *port, const char *request)
 			 ram_bytes - value);
 		answer(port, qmp_command(command));
 	} else if (!strcmp(request, "actual")) {
-		reply = qmp_command("{\"execute\":\"query-balloon\"}");
-		if (!qmp_number(reply, "actual", &value)) {
-			answer(port, reply);
-			return;
-		}
-		fprintf(port, "ok %llu\n", ram_bytes - value);
+		size = balloon_bytes();
+		if (size < 0)
+			fputs("error no balloon\n", port);
+		else
+			fprintf(port, "ok %lld\n", size);
+	} else if (sscanf(request, "wait %llu", &value) == 1) {
+		wait_for(port, value);
 	} else if (sscanf(request, "stats %llu", &value) == 1) {
 		snprintf(command, sizeof(command),
 			 "{\"execute\":\"qom-set\",\"arguments\":{" BALLOON ","
@@ -203,7 +187,7 @@ static void handle(FILE *port, const char *request)
 			usleep(PLUG_WAIT_US);
 		}
 		answer(port, reply);
-	} else {
+	} else if (!answer_about_process(port, request, qemu)) {
 		fputs("error no such request\n", port);
 	}
 }
@@ -247,11 +231,9 @@ int main(int argc, char *argv[])
 		return 2;
 	}
 
-	/* Nobody wants a host without its QEMU. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	signal(SIGPIPE, SIG_IGN);
-
-	qmp = connect_to(qmp_path);
+	host_init();
+	qmp = connect_streams(qmp_path);
+	qemu = peer_pid(fileno(qmp.in));
 	if (getline(&line, &size, qmp.in) < 0)	/* The greeting. */
 		exit(0);
 	qmp_command("{\"execute\":\"qmp_capabilities\"}");
@@ -259,9 +241,9 @@ int main(int argc, char *argv[])
 			"base-memory", &ram_bytes))
 		die("QEMU does not tell the size of the guest");
 
-	port = connect_to(port_path);
+	port = connect_streams(port_path);
 	for (;;) {
-			if (getline(&line, &size, port.in) < 0)
+		if (getline(&line, &size, port.in) < 0)
 			break;
 		line[strcspn(line, "\n")] = '\0';
 		if (verbose)

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the hosts share: messages, sockets, and what they know of QEMU.
+ *
+ * A host answers the requests that guests make through a virtio-serial port
+ * (tools/testing/selftests/balloon/balloon.h in the series), and these for
+ * benchmarks:
+ *
+ *   wait BYTES   answer when the balloon has that size
+ *   cpu          CPU time that QEMU has used, in milliseconds
+ *   anonhuge     memory that QEMU has in huge pages, in KiB
+ */
+#ifndef HOST_H
+#define HOST_H
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define CONNECT_TRIES	500
+#define CONNECT_WAIT_US	20000
+
+/* Give up on a balloon that does not move for so long. */
+#define STALL_SECONDS	120
+
+static __attribute__((noreturn, format(printf, 1, 2)))
+void die(const char *fmt, ...)
+{
+	va_list args;
+
+	fprintf(stderr, "%s: ", program_invocation_short_name);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputc('\n', stderr);
+	exit(1);
+}
+
+/* Nobody wants a host without its QEMU, nor without who started it. */
+static inline void host_init(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+/* QEMU may not be there yet: be patient, but not for ever. */
+static inline int connect_to(const char *path)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		die("socket path too long: %s", path);
+	strcpy(addr.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		die("socket: %s", strerror(errno));
+	for (int i = 0; connect(fd, (struct sockaddr *)&addr, sizeof(addr)); i++) {
+		if (i == CONNECT_TRIES)
+			die("can't connect to %s: %s", path, strerror(errno));
+		usleep(CONNECT_WAIT_US);
+	}
+	return fd;
+}
+
+/* A socket; a stream of its own for each direction, as it can't seek. */
+struct connection {
+	FILE *in;
+	FILE *out;
+};
+
+static inline struct connection connect_streams(const char *path)
+{
+	int fd = connect_to(path);
+	struct connection c = {
+		.in = fdopen(fd, "r"),
+		.out = fdopen(dup(fd), "w"),
+	};
+
+	if (!c.in || !c.out)
+		die("fdopen: %s", strerror(errno));
+	setvbuf(c.out, NULL, _IOLBF, 0);
+	return c;
+}
+
+/* The process that listens at the other end of a socket. */
+static inline pid_t peer_pid(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len))
+		die("SO_PEERCRED: %s", strerror(errno));
+	return peer.pid;
+}
+
+/* CPU time of a process in milliseconds; -1 without. */
+static inline long long cpu_ms(pid_t pid)
+{
+	unsigned long long user, system;
+	char path[64], line[1024] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "r");
+	if (!f)
+		return -1;
+	if (!fgets(line, sizeof(line), f))
+		line[0] = '\0';
+	fclose(f);
+	/* The name of the process may have spaces, and even parentheses. */
+	if (!strrchr(line, ')') ||
+	    sscanf(strrchr(line, ')'),
+		   ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu",
+		   &user, &system) != 2)
+		return -1;
+	return (user + system) * 1000 / sysconf(_SC_CLK_TCK);
+}
+
+/* KiB of a process that are in huge pages; -1 without. */
+static inline long long anonhuge_kib(pid_t pid)
+{
+	long long kib = -1;
+	char path[64], line[256];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid);
+	f = fopen(path, "r");
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "AnonHugePages: %lld", &kib) == 1)
+			break;
+	fclose(f);
+	return kib;
+}
+
+/*
+ * Answer a request about QEMU's process.
+ *
+ * Return: false if the request is another one.
+ */
+static inline bool answer_about_process(FILE *port, const char *request,
+					pid_t pid)
+{
+	long long value;
+
+	if (!strcmp(request, "cpu"))
+		value = cpu_ms(pid);
+	else if (!strcmp(request, "anonhuge"))
+		value = anonhuge_kib(pid);
+	else
+		return false;
+	if (value < 0)
+		fputs("error the process does not say\n", port);
+	else
+		fprintf(port, "ok %lld\n", value);
+	return true;
+}
+
+#endif /* HOST_H */
