@@ -225,39 +225,70 @@ static void plot_stop(void)
 }
 
 /*
- * resize MIB...: inflate to that and deflate to nothing.
+ * resize TIMES MIB...: inflate to that and deflate to nothing, so often.
  */
-static void measure_resize(const char *what, unsigned long mib,
-			   unsigned long to, const char *size)
+struct cost {
+	double time;
+	long cpu;
+	long irqs;
+};
+
+static struct cost cost_so_far(void)
 {
-	long cpu = ask("cpu"), irqs = interrupts();
-	double begin = now(), gib = mib / 1024.0;
+	return (struct cost){ now(), ask("cpu"), interrupts() };
+}
+
+/* Add what has been spent since @begin to @sum. */
+static void add_cost(struct cost *sum, struct cost begin)
+{
+	struct cost end = cost_so_far();
+
+	sum->time += end.time - begin.time;
+	sum->cpu += end.cpu - begin.cpu;
+	sum->irqs += end.irqs - begin.irqs;
+}
+
+static void report_cost(const char *what, struct cost sum, double gib)
+{
 	char metric[64];
 
-	resize(MIB(to));
-	snprintf(metric, sizeof(metric), "%s%s", what, size);
-	report(metric, "MB/s", MIB(mib) / 1e6 / (now() - begin));
-	snprintf(metric, sizeof(metric), "%s%s, CPU", what, size);
-	report(metric, "ms/GiB", (ask("cpu") - cpu) / gib);
-	snprintf(metric, sizeof(metric), "%s%s, interrupts", what, size);
-	report(metric, "1/GiB", (interrupts() - irqs) / gib);
+	report(what, "MB/s", gib * MIB(1024) / 1e6 / sum.time);
+	snprintf(metric, sizeof(metric), "%s, CPU", what);
+	report(metric, "ms/GiB", sum.cpu / gib);
+	snprintf(metric, sizeof(metric), "%s, interrupts", what);
+	report(metric, "1/GiB", sum.irqs / gib);
 }
 
 static void bench_resize(int argc, char *argv[])
 {
-	char size[32] = "";
+	int times = argc < 2 ? 0 : atoi(argv[0]);
+	char size[32] = "", what[64];
 
-	for (int i = 0; i < argc; i++) {
+	if (!times)
+		die("resize: no sizes");
+	for (int i = 1; i < argc; i++) {
+		struct cost inflate = {}, deflate = {}, begin;
 		unsigned long mib = atol(argv[i]);
+		double gib = times * mib / 1024.0;
 
-		if (argc > 1)
+		if (argc > 2)
 			snprintf(size, sizeof(size), " %lu GiB", mib / 1024);
-		if (!i)
+		if (i == 1)
 			plot_start();
-		measure_resize("inflate", mib, mib, size);
-		measure_resize("deflate", mib, 0, size);
-		if (!i)
+		for (int j = 0; j < times; j++) {
+			begin = cost_so_far();
+			resize(MIB(mib));
+			add_cost(&inflate, begin);
+			begin = cost_so_far();
+			resize(0);
+			add_cost(&deflate, begin);
+		}
+		if (i == 1)
 			plot_stop();
+		snprintf(what, sizeof(what), "inflate%s", size);
+		report_cost(what, inflate, gib);
+		snprintf(what, sizeof(what), "deflate%s", size);
+		report_cost(what, deflate, gib);
 	}
 }
 
@@ -269,8 +300,9 @@ static void bench_offline(int argc, char *argv[])
 {
 	unsigned long room = 2 * memory_block_pages() * PAGE + MIB(96);
 	long bytes = (read_meminfo("MemFree") - room) & ~(MIB(1) - 1);
-	long pages = 0, irqs = 0, cpu = 0;
-	double time = 0;
+	struct cost cost = {};
+	long pages = 0;
+	int ret;
 
 	if (argc < 1 || bytes <= 0)
 		die("no memory to migrate in");
@@ -278,9 +310,8 @@ static void bench_offline(int argc, char *argv[])
 	plot_start();
 	for (int i = 0; i < atoi(argv[0]); i++) {
 		long migrated = read_vmstat("balloon_migrate");
-		long irqs_before = interrupts(), cpu_before = ask("cpu");
+		struct cost begin;
 		int block = -1;
-		double begin;
 
 		for (int nid = 0; nid < MAX_NODES; nid++) {
 			if (node_balloon_pages(nid) < 0)
@@ -291,23 +322,23 @@ static void bench_offline(int argc, char *argv[])
 		}
 		if (block < 0)
 			die("no movable memory block with balloon pages");
-		begin = now();
-		if (set_memory_block(block, "offline"))
-			die("memory block %d does not go offline", block);
-		time += now() - begin;
+		begin = cost_so_far();
+		ret = set_memory_block(block, "offline");
+		if (ret)
+			die("memory block %d does not go offline: %s", block,
+			    strerror(-ret));
+		add_cost(&cost, begin);
 		pages += read_vmstat("balloon_migrate") - migrated;
-		irqs += interrupts() - irqs_before;
-		cpu += ask("cpu") - cpu_before;
 		if (set_memory_block(block, "online_movable"))
 			die("memory block %d does not come back", block);
 	}
 	plot_stop();
 	if (pages < (long)memory_block_pages())
 		die("only %ld pages were migrated", pages);
-	report("migration by offline", "pages/s", pages / time);
-	report("migration by offline, CPU", "us/page", cpu * 1e3 / pages);
+	report("migration by offline", "pages/s", pages / cost.time);
+	report("migration by offline, CPU", "us/page", cost.cpu * 1e3 / pages);
 	report("migration by offline, interrupts", "1/page",
-	       (double)irqs / pages);
+	       (double)cost.irqs / pages);
 	resize(0);
 }
 

@@ -166,12 +166,8 @@ static int find_insns(const char *path, unsigned long insns[MAX_INSNS])
 	return n;
 }
 
-/*
- * The debugger's protocol: packets "$...#CHECKSUM", without acknowledgments
- * once both have agreed on that.
- */
+/* The debugger's protocol: packets "$...#CHECKSUM", which "+" acknowledges. */
 static char packet[16384];
-static bool acknowledge = true;
 
 static void gdb_end(void)
 {
@@ -247,8 +243,7 @@ static void gdb_receive(void)
 	packet[len] = '\0';
 	gdb_char();
 	gdb_char();
-	if (acknowledge)
-		gdb_write("+", 1);
+	gdb_write("+", 1);
 }
 
 static void gdb_command(const char *fmt, ...)
@@ -575,8 +570,6 @@ int main(int argc, char *argv[])
 		port = connect_streams(port_path);
 
 	gdb_command("qSupported:multiprocess-;hwbreak+");
-	gdb_expect_ok("QStartNoAckMode");
-	acknowledge = false;
 	gdb_command("?");
 	gdb_expect_ok("Qqemu.PhyMemMode:1");
 	for (int i = 0; i < nr_insns; i++) {
