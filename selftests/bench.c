@@ -313,13 +313,9 @@ static void bench_offline(int argc, char *argv[])
 		struct cost begin;
 		int block = -1;
 
-		for (int nid = 0; nid < MAX_NODES; nid++) {
-			if (node_balloon_pages(nid) < 0)
-				continue;
-			sum_memory_blocks(nid, fullest_block, &block);
-			if (block >= 0)
-				break;
-		}
+		for (int nid = 0; nid < MAX_NODES; nid++)
+			if (node_balloon_pages(nid) >= 0)
+				sum_memory_blocks(nid, fullest_block, &block);
 		if (block < 0)
 			die("no movable memory block with balloon pages");
 		begin = cost_so_far();
@@ -360,7 +356,8 @@ static char *map_small_pages(unsigned long bytes)
 
 	if (mem == MAP_FAILED)
 		die("mmap: %s", strerror(errno));
-	madvise(mem, bytes, MADV_NOHUGEPAGE);
+	if (madvise(mem, bytes, MADV_NOHUGEPAGE))
+		die("MADV_NOHUGEPAGE: %s", strerror(errno));
 	return mem;
 }
 

@@ -253,6 +253,7 @@ int main(void)
 	mount_fs("sysfs", "/sys", NULL);
 	mount_fs("devtmpfs", "/dev", NULL);
 	mount_fs("debugfs", "/sys/kernel/debug", NULL);
+	mount_fs("tracefs", "/sys/kernel/tracing", NULL);
 	mount_fs("tmpfs", "/tmp", "size=64m");
 	if (symlink("/proc/self/fd", "/dev/fd") ||
 	    symlink("/proc/self/fd/1", "/dev/stdout"))
