@@ -253,9 +253,9 @@ static void report_cost(const char *what, struct cost sum, double gib)
 	char metric[64];
 
 	report(what, "MB/s", gib * MIB(1024) / 1e6 / sum.time);
-	snprintf(metric, sizeof(metric), "%s, CPU", what);
+	snprintf(metric, sizeof(metric), "%s: CPU", what);
 	report(metric, "ms/GiB", sum.cpu / gib);
-	snprintf(metric, sizeof(metric), "%s, interrupts", what);
+	snprintf(metric, sizeof(metric), "%s: interrupts", what);
 	report(metric, "1/GiB", sum.irqs / gib);
 }
 
@@ -332,8 +332,8 @@ static void bench_offline(int argc, char *argv[])
 	if (pages < (long)memory_block_pages())
 		die("only %ld pages were migrated", pages);
 	report("migration by offline", "pages/s", pages / cost.time);
-	report("migration by offline, CPU", "us/page", cost.cpu * 1e3 / pages);
-	report("migration by offline, interrupts", "1/page",
+	report("migration by offline: CPU", "us/page", cost.cpu * 1e3 / pages);
+	report("migration by offline: interrupts", "1/page",
 	       (double)cost.irqs / pages);
 	resize(0);
 }
@@ -374,59 +374,57 @@ static void compact(void)
 }
 
 /*
- * fragment SEED: memory of which every other page has been freed, at random; the
- * balloon takes half of the guest; compaction. How many blocks of 2 MiB does the
- * guest have at each point, and how much does the host have in huge pages?
+ * fragment SEED: a process has touched nearly all memory and freed most of it
+ * again, page by page, at random. Now the balloon takes half of the guest, out of
+ * what is left of blocks. Then the process ends, and compaction has to make
+ * blocks of 2 MiB of its pages: how many are there at each point, and how much
+ * does the host have in huge pages?
  */
 static void bench_fragment(int argc, char *argv[])
 {
 	long half = (read_meminfo("MemTotal") / 2) & ~(MIB(2) - 1);
-	unsigned long all = read_meminfo("MemAvailable") - MIB(96);
-	unsigned long some = half * 9 / 8;
-	long migrated, spent;
-	double begin;
+	long all = (read_meminfo("MemAvailable") - MIB(96)) & ~(MIB(2) - 1);
+	struct cost cost = {}, begin;
+	long migrated;
 	char *mem;
 
 	if (argc < 1)
 		die("fragment: no seed");
 	random_state = strtoul(argv[0], NULL, 0) * 0x9e3779b97f4a7c15ULL + 1;
-
-	/* The host has given all of its memory to the guest. */
 	mem = map_small_pages(all);
 	touch(mem, all);
-	munmap(mem, all);
-
-	mem = map_small_pages(some);
-	touch(mem, some);
-	for (unsigned long i = 0; i < some; i += PAGE)
-		if (random_number() >> 63)
-			madvise(mem + i, PAGE, MADV_DONTNEED);
+	for (long i = 0; i < all; i += PAGE)
+		if (random_number() >> 62 && madvise(mem + i, PAGE, MADV_DONTNEED))
+			die("MADV_DONTNEED: %s", strerror(errno));
 	report("fragmented: free blocks", "2MiB", free_2m_blocks());
 	report("fragmented: host AnonHugePages", "MiB", ask("anonhuge") / 1024.0);
 
-	spent = ask("cpu");
-	begin = now();
+	begin = cost_so_far();
 	resize(half);
-	report("inflate fragmented", "MB/s", half / 1e6 / (now() - begin));
-	report("inflate fragmented, CPU", "ms/GiB",
-	       (ask("cpu") - spent) / (half / (double)MIB(1024)));
+	add_cost(&cost, begin);
+	report_cost("inflate fragmented", cost, half / (double)MIB(1024));
 	report("inflated: free blocks", "2MiB", free_2m_blocks());
 	report("inflated: host AnonHugePages", "MiB", ask("anonhuge") / 1024.0);
 
+	munmap(mem, all);
+	report("process gone: free blocks", "2MiB", free_2m_blocks());
+
 	migrated = read_vmstat("balloon_migrate");
-	spent = ask("cpu");
-	begin = now();
+	memset(&cost, 0, sizeof(cost));
+	begin = cost_so_far();
 	compact();
-	begin = now() - begin;
+	add_cost(&cost, begin);
 	migrated = read_vmstat("balloon_migrate") - migrated;
+	if (!migrated)
+		die("compaction has moved no balloon page");
 	report("compacted: free blocks", "2MiB", free_2m_blocks());
 	report("compacted: host AnonHugePages", "MiB", ask("anonhuge") / 1024.0);
-	report("compaction", "s", begin);
-	report("compaction, CPU", "ms", ask("cpu") - spent);
-	report("compaction: balloon pages moved", "pages", migrated);
-	if (migrated)
-		report("migration by compaction", "pages/s", migrated / begin);
-	munmap(mem, some);
+	report("migration by compaction", "pages/s", migrated / cost.time);
+	report("migration by compaction: pages", "", migrated);
+	report("migration by compaction: CPU", "us/page",
+	       cost.cpu * 1e3 / migrated);
+	report("migration by compaction: interrupts", "1/page",
+	       (double)cost.irqs / migrated);
 	resize(0);
 }
 
@@ -539,11 +537,11 @@ static void measure_insns(const char *what, unsigned long pages,
 
 	resize(bytes);
 	i = interval_end(i);
-	snprintf(metric, sizeof(metric), "%s, instructions", what);
+	snprintf(metric, sizeof(metric), "%s: instructions", what);
 	report(metric, "1/page", (i.spent - background * i.insns) / pages);
 	if (calls_before < 0)
 		return;
-	snprintf(metric, sizeof(metric), "%s, hypercalls", what);
+	snprintf(metric, sizeof(metric), "%s: hypercalls", what);
 	report(metric, "1/GiB", (ask("calls") - calls_before) /
 	       ((double)pages / PAGES_PER_GIB));
 }
