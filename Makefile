@@ -45,9 +45,11 @@ base-image:
 	@$(MAKE) KIND=base image
 reproduce:
 	@$(MAKE) KIND=tests test
-bench: initramfs image
+bench:
+	@scripts/bench --check
+	@$(MAKE) KIND=series initramfs image
 	@$(MAKE) KIND=base image
-	@scripts/bench
+	@KIND=series scripts/bench
 refresh:
 	@scripts/refresh
 check: deps

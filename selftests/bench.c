@@ -2,8 +2,9 @@
 /*
  * The guest's side of the benchmarks: one measurement per boot.
  *
- * Started by init with the words of selftests/benchmarks. What it finds goes to
- * stdout, in lines of fields separated by tabs:
+ * Started by init with the words of selftests/benchmarks; "plot" before them
+ * asks for samples. What it finds goes to stdout, in lines of fields separated by
+ * tabs:
  *
  *   bench  METRIC  UNIT  VALUE
  *   plot   SECONDS  MIB             the size of the balloon over time
@@ -77,10 +78,24 @@ static void resize(unsigned long bytes)
 	ask(request);
 }
 
-/* Interrupts of the balloon's device, on all CPUs. */
+static void run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("can't run on CPU %d", cpu);
+}
+
+/*
+ * Interrupts of the balloon's device. All of them go to CPU 0 from the first call
+ * on: how many are taken and how many fall together must not depend on chance.
+ */
 static long interrupts(void)
 {
-	char device[NAME_MAX + 1], line[1024];
+	char device[NAME_MAX + 1], line[1024], path[64];
+	static bool routed;
 	long sum = 0;
 	FILE *f;
 
@@ -93,6 +108,10 @@ static long interrupts(void)
 
 		if (!p || !strstr(line, device))
 			continue;
+		snprintf(path, sizeof(path), "/proc/irq/%d/smp_affinity",
+			 atoi(line));
+		if (!routed && write_file(path, "1"))
+			die("can't route interrupt %d to CPU 0", atoi(line));
 		for (p++;;) {
 			char *end;
 			long value = strtol(p, &end, 10);
@@ -104,6 +123,7 @@ static long interrupts(void)
 		}
 	}
 	fclose(f);
+	routed = true;
 	return sum;
 }
 
@@ -172,6 +192,7 @@ static long calls(const char *function)
 #define MAX_SAMPLES	8192
 
 static struct {
+	bool wanted;
 	double begin;
 	int nr;
 	struct {
@@ -186,8 +207,13 @@ static void *sample(void *arg)
 {
 	int fd = open("/proc/meminfo", O_RDONLY);
 	static char buf[4096];
+	cpu_set_t set;
 
 	(void)arg;
+	/* Not where the work is, if there is another CPU. */
+	CPU_ZERO(&set);
+	CPU_SET(1, &set);
+	sched_setaffinity(0, sizeof(set), &set);
 	while (!plot.stop && plot.nr < MAX_SAMPLES) {
 		ssize_t len = pread(fd, buf, sizeof(buf) - 1, 0);
 		char *p;
@@ -208,6 +234,8 @@ static void *sample(void *arg)
 
 static void plot_start(void)
 {
+	if (!plot.wanted)
+		return;
 	plot.begin = now();
 	plot.nr = 0;
 	plot.stop = false;
@@ -217,6 +245,8 @@ static void plot_start(void)
 
 static void plot_stop(void)
 {
+	if (!plot.wanted)
+		return;
 	plot.stop = true;
 	pthread_join(plot.thread, NULL);
 	for (int i = 0; i < plot.nr; i++)
@@ -224,28 +254,59 @@ static void plot_stop(void)
 		       plot.sample[i].pages / 256.0);
 }
 
+static char *map_small_pages(unsigned long bytes)
+{
+	char *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (mem == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	if (madvise(mem, bytes, MADV_NOHUGEPAGE))
+		die("MADV_NOHUGEPAGE: %s", strerror(errno));
+	return mem;
+}
+
+static void touch(char *mem, unsigned long bytes)
+{
+	for (unsigned long i = 0; i < bytes; i += PAGE)
+		mem[i] = 1;
+}
+
+/* Give the host a reason to have memory behind all of the guest's. */
+static void use_all_memory(void)
+{
+	long all = (read_meminfo("MemAvailable") - MIB(96)) & ~(MIB(2) - 1);
+	char *mem = map_small_pages(all);
+
+	touch(mem, all);
+	munmap(mem, all);
+}
+
 /*
- * resize TIMES MIB...: inflate to that and deflate to nothing, so often.
+ * resize TIMES MIB...: inflate to that and deflate to nothing, so often. The host
+ * has no memory behind these pages, so that what is measured is the guest.
+ * resize-used: all memory has been in use before each inflation.
  */
 struct cost {
 	double time;
-	long cpu;
+	long cpu;		/* Microseconds. */
 	long irqs;
 };
 
-static struct cost cost_so_far(void)
+static struct cost cost_begin(void)
 {
-	return (struct cost){ now(), ask("cpu"), interrupts() };
+	struct cost c = { .cpu = ask("cpu"), .irqs = interrupts() };
+
+	c.time = now();
+	return c;
 }
 
 /* Add what has been spent since @begin to @sum. */
-static void add_cost(struct cost *sum, struct cost begin)
+static void cost_end(struct cost *sum, struct cost begin)
 {
-	struct cost end = cost_so_far();
-
-	sum->time += end.time - begin.time;
-	sum->cpu += end.cpu - begin.cpu;
-	sum->irqs += end.irqs - begin.irqs;
+	sum->time += now() - begin.time;
+	sum->cpu += ask("cpu") - begin.cpu;
+	sum->irqs += interrupts() - begin.irqs;
 }
 
 static void report_cost(const char *what, struct cost sum, double gib)
@@ -254,12 +315,12 @@ static void report_cost(const char *what, struct cost sum, double gib)
 
 	report(what, "MB/s", gib * MIB(1024) / 1e6 / sum.time);
 	snprintf(metric, sizeof(metric), "%s: CPU", what);
-	report(metric, "ms/GiB", sum.cpu / gib);
+	report(metric, "ms/GiB", sum.cpu / 1e3 / gib);
 	snprintf(metric, sizeof(metric), "%s: interrupts", what);
 	report(metric, "1/GiB", sum.irqs / gib);
 }
 
-static void bench_resize(int argc, char *argv[])
+static void resize_often(int argc, char *argv[], bool used)
 {
 	int times = argc < 2 ? 0 : atoi(argv[0]);
 	char size[32] = "", what[64];
@@ -273,15 +334,21 @@ static void bench_resize(int argc, char *argv[])
 
 		if (argc > 2)
 			snprintf(size, sizeof(size), " %lu GiB", mib / 1024);
-		if (i == 1)
-			plot_start();
-		for (int j = 0; j < times; j++) {
-			begin = cost_so_far();
+		if (i == 1) {
+			/* What happens for the first time takes longer. */
 			resize(MIB(mib));
-			add_cost(&inflate, begin);
-			begin = cost_so_far();
 			resize(0);
-			add_cost(&deflate, begin);
+			plot_start();
+		}
+		for (int j = 0; j < times; j++) {
+			if (used)
+				use_all_memory();
+			begin = cost_begin();
+			resize(MIB(mib));
+			cost_end(&inflate, begin);
+			begin = cost_begin();
+			resize(0);
+			cost_end(&deflate, begin);
 		}
 		if (i == 1)
 			plot_stop();
@@ -290,6 +357,16 @@ static void bench_resize(int argc, char *argv[])
 		snprintf(what, sizeof(what), "deflate%s", size);
 		report_cost(what, deflate, gib);
 	}
+}
+
+static void bench_resize(int argc, char *argv[])
+{
+	resize_often(argc, argv, false);
+}
+
+static void bench_resize_used(int argc, char *argv[])
+{
+	resize_often(argc, argv, true);
 }
 
 /*
@@ -318,12 +395,12 @@ static void bench_offline(int argc, char *argv[])
 				sum_memory_blocks(nid, fullest_block, &block);
 		if (block < 0)
 			die("no movable memory block with balloon pages");
-		begin = cost_so_far();
+		begin = cost_begin();
 		ret = set_memory_block(block, "offline");
 		if (ret)
 			die("memory block %d does not go offline: %s", block,
 			    strerror(-ret));
-		add_cost(&cost, begin);
+		cost_end(&cost, begin);
 		pages += read_vmstat("balloon_migrate") - migrated;
 		if (set_memory_block(block, "online_movable"))
 			die("memory block %d does not come back", block);
@@ -332,7 +409,7 @@ static void bench_offline(int argc, char *argv[])
 	if (pages < (long)memory_block_pages())
 		die("only %ld pages were migrated", pages);
 	report("migration by offline", "pages/s", pages / cost.time);
-	report("migration by offline: CPU", "us/page", cost.cpu * 1e3 / pages);
+	report("migration by offline: CPU", "us/page", (double)cost.cpu / pages);
 	report("migration by offline: interrupts", "1/page",
 	       (double)cost.irqs / pages);
 	resize(0);
@@ -347,24 +424,6 @@ static uint64_t random_number(void)
 	random_state ^= random_state << 25;
 	random_state ^= random_state >> 27;
 	return random_state * 0x2545f4914f6cdd1dULL;
-}
-
-static char *map_small_pages(unsigned long bytes)
-{
-	char *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (mem == MAP_FAILED)
-		die("mmap: %s", strerror(errno));
-	if (madvise(mem, bytes, MADV_NOHUGEPAGE))
-		die("MADV_NOHUGEPAGE: %s", strerror(errno));
-	return mem;
-}
-
-static void touch(char *mem, unsigned long bytes)
-{
-	for (unsigned long i = 0; i < bytes; i += PAGE)
-		mem[i] = 1;
 }
 
 static void compact(void)
@@ -393,15 +452,16 @@ static void bench_fragment(int argc, char *argv[])
 	random_state = strtoul(argv[0], NULL, 0) * 0x9e3779b97f4a7c15ULL + 1;
 	mem = map_small_pages(all);
 	touch(mem, all);
+	/* Three of four. */
 	for (long i = 0; i < all; i += PAGE)
 		if (random_number() >> 62 && madvise(mem + i, PAGE, MADV_DONTNEED))
 			die("MADV_DONTNEED: %s", strerror(errno));
 	report("fragmented: free blocks", "2MiB", free_2m_blocks());
 	report("fragmented: host AnonHugePages", "MiB", ask("anonhuge") / 1024.0);
 
-	begin = cost_so_far();
+	begin = cost_begin();
 	resize(half);
-	add_cost(&cost, begin);
+	cost_end(&cost, begin);
 	report_cost("inflate fragmented", cost, half / (double)MIB(1024));
 	report("inflated: free blocks", "2MiB", free_2m_blocks());
 	report("inflated: host AnonHugePages", "MiB", ask("anonhuge") / 1024.0);
@@ -411,20 +471,17 @@ static void bench_fragment(int argc, char *argv[])
 
 	migrated = read_vmstat("balloon_migrate");
 	memset(&cost, 0, sizeof(cost));
-	begin = cost_so_far();
+	begin = cost_begin();
 	compact();
-	add_cost(&cost, begin);
+	cost_end(&cost, begin);
 	migrated = read_vmstat("balloon_migrate") - migrated;
 	if (!migrated)
 		die("compaction has moved no balloon page");
 	report("compacted: free blocks", "2MiB", free_2m_blocks());
 	report("compacted: host AnonHugePages", "MiB", ask("anonhuge") / 1024.0);
-	report("migration by compaction", "pages/s", migrated / cost.time);
-	report("migration by compaction: pages", "", migrated);
-	report("migration by compaction: CPU", "us/page",
-	       cost.cpu * 1e3 / migrated);
-	report("migration by compaction: interrupts", "1/page",
-	       (double)cost.irqs / migrated);
+	report("compaction: time", "s", cost.time);
+	report("compaction: CPU", "s", cost.cpu / 1e6);
+	report("compaction: balloon pages moved", "", migrated);
 	resize(0);
 }
 
@@ -465,25 +522,28 @@ static void bench_oom(int argc, char *argv[])
 	begin = now();
 	pid = fork();
 	if (!pid) {
+		die_with_parent(host);
 		touch(map_small_pages(hog), hog);
 		_exit(0);
 	}
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
 		die("can't run the hog");
 	begin = now() - begin;
+	if (status && !WIFSIGNALED(status))
+		die("the hog could not hog");
 	report("hog: time", "s", begin);
 	report("hog: OOM rounds", "", calls("out_of_memory") - rounds);
 	report("hog: given back", "MiB",
 	       (read_vmstat("balloon_deflate") - deflated) / 256.0);
 	report("hog: inflated again", "MiB",
 	       (read_vmstat("balloon_inflate") - inflated) / 256.0);
-	report("hog: killed", "", read_vmstat("oom_kill") - kills + !!status);
+	report("hog: killed", "", read_vmstat("oom_kill") - kills);
 	usleep(1500000);
 	plot_stop();
 }
 
 /*
- * instructions MIB: guest instructions that a balloon page costs, on a machine
+ * instructions TIMES MIB: guest instructions that a balloon page costs, on a machine
  * with one CPU and a time stamp counter that counts instructions (QEMU's -icount
  * shift=0). A process with the lowest priority spends what is left over, and
  * knows how much that was: the CPU is never idle.
@@ -528,54 +588,75 @@ static struct interval interval_end(struct interval since)
 /* What the rest of the guest costs meanwhile is not the balloon's. */
 static double background;
 
-static void measure_insns(const char *what, unsigned long pages,
-			  unsigned long bytes)
+struct insns {
+	double spent;
+	long calls;
+};
+
+static void measure_insns(struct insns *sum, unsigned long bytes)
 {
-	long calls_before = host_request(host, "calls");
+	long calls = host_request(host, "calls");
 	struct interval i = interval_begin();
-	char metric[64];
 
 	resize(bytes);
 	i = interval_end(i);
+	sum->spent += i.spent - background * i.insns;
+	if (calls >= 0)
+		sum->calls += ask("calls") - calls;
+}
+
+static void report_insns(const char *what, struct insns sum, double gib)
+{
+	char metric[64];
+
 	snprintf(metric, sizeof(metric), "%s: instructions", what);
-	report(metric, "1/page", (i.spent - background * i.insns) / pages);
-	if (calls_before < 0)
+	report(metric, "1/page", sum.spent / (gib * PAGES_PER_GIB));
+	if (!sum.calls)
 		return;
 	snprintf(metric, sizeof(metric), "%s: hypercalls", what);
-	report(metric, "1/GiB", (ask("calls") - calls_before) /
-	       ((double)pages / PAGES_PER_GIB));
+	report(metric, "1/GiB", sum.calls / gib);
 }
 
 static void bench_instructions(int argc, char *argv[])
 {
+	struct insns inflate = {}, deflate = {};
 	struct sched_param param = {};
 	unsigned long bytes;
 	struct interval i;
+	int times;
 	pid_t pid;
 
-	if (argc < 1)
+	if (argc < 2)
 		die("instructions: no size");
-	bytes = MIB(atol(argv[0]));
+	times = atoi(argv[0]);
+	bytes = MIB(atol(argv[1]));
 	spun = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pid = fork();
 	if (!pid) {
+		die_with_parent(host);
 		if (sched_setscheduler(0, SCHED_IDLE, &param))
 			_exit(1);
+		close(STDOUT_FILENO);
+		close(STDERR_FILENO);
 		spin(spun);
 	}
 	/* Is the clock what we think it is? */
 	sleep(1);
 	i = interval_begin();
-	sleep(1);
+	sleep(4);
 	i = interval_end(i);
 	background = (double)i.spent / i.insns;
 	if (background < 0 || background > 0.1)
 		die("%.1f %% of an idle CPU's instructions are unaccounted for",
 		    background * 100);
 
-	measure_insns("inflate", bytes / PAGE, bytes);
-	measure_insns("deflate", bytes / PAGE, 0);
+	for (int n = 0; n < times; n++) {
+		measure_insns(&inflate, bytes);
+		measure_insns(&deflate, 0);
+	}
+	report_insns("inflate", inflate, times * bytes / (double)MIB(1024));
+	report_insns("deflate", deflate, times * bytes / (double)MIB(1024));
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	if (host_request(host, "violations") > 0)
@@ -589,6 +670,7 @@ int main(int argc, char *argv[])
 		void (*run)(int argc, char *argv[]);
 	} programs[] = {
 		{ "resize", bench_resize },
+		{ "resize-used", bench_resize_used },
 		{ "offline", bench_offline },
 		{ "fragment", bench_fragment },
 		{ "oom", bench_oom },
@@ -599,8 +681,14 @@ int main(int argc, char *argv[])
 	host = host_open();
 	if (host < 0)
 		die("no host on port " HOST_PORT);
+	run_on(0);
 	/* What boot has left to do. */
 	sleep(1);
+	if (argc > 1 && !strcmp(argv[1], "plot")) {
+		plot.wanted = true;
+		argc--;
+		argv++;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
 		if (argc < 2 || strcmp(argv[1], programs[i].name))
 			continue;

@@ -7,8 +7,8 @@
  * benchmarks:
  *
  *   wait BYTES   answer when the balloon has that size
- *   cpu          CPU time that QEMU has used, in milliseconds
- *   anonhuge     memory that QEMU has in huge pages, in KiB
+ *   cpu          CPU time that QEMU has used, in microseconds
+ *   anonhuge     memory of the guest that is in huge pages, in KiB
  */
 #ifndef HOST_H
 #define HOST_H
@@ -23,6 +23,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CONNECT_TRIES	500
@@ -102,68 +103,50 @@ static inline pid_t peer_pid(int fd)
 	return peer.pid;
 }
 
-/* CPU time of a process in milliseconds; -1 without. */
-static inline long long cpu_ms(pid_t pid)
+/* CPU time of a process in microseconds; -1 without. */
+static inline long long cpu_us(pid_t pid)
 {
-	unsigned long long user, system;
-	char path[64], line[1024] = "";
-	FILE *f;
+	struct timespec ts;
+	clockid_t clock;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	f = fopen(path, "r");
-	if (!f)
+	if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &ts))
 		return -1;
-	if (!fgets(line, sizeof(line), f))
-		line[0] = '\0';
-	fclose(f);
-	/* The name of the process may have spaces, and even parentheses. */
-	if (!strrchr(line, ')') ||
-	    sscanf(strrchr(line, ')'),
-		   ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu",
-		   &user, &system) != 2)
-		return -1;
-	return (user + system) * 1000 / sysconf(_SC_CLK_TCK);
-}
-
-/* KiB of a process that are in huge pages; -1 without. */
-static inline long long anonhuge_kib(pid_t pid)
-{
-	long long kib = -1;
-	char path[64], line[256];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid);
-	f = fopen(path, "r");
-	if (!f)
-		return -1;
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "AnonHugePages: %lld", &kib) == 1)
-			break;
-	fclose(f);
-	return kib;
+	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
 }
 
 /*
- * Answer a request about QEMU's process.
- *
- * Return: false if the request is another one.
+ * KiB of a process that are in huge pages, in mappings of @size KiB: there are
+ * others than the guest's memory. -1 without such a mapping.
  */
-static inline bool answer_about_process(FILE *port, const char *request,
-					pid_t pid)
+static inline long long anonhuge_kib(pid_t pid, unsigned long long size)
 {
-	long long value;
+	unsigned long long value;
+	long long sum = -1;
+	char path[64], line[256];
+	bool ours = false;
+	FILE *f;
 
-	if (!strcmp(request, "cpu"))
-		value = cpu_ms(pid);
-	else if (!strcmp(request, "anonhuge"))
-		value = anonhuge_kib(pid);
-	else
-		return false;
+	snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
+	f = fopen(path, "r");
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "Size: %llu", &value) == 1)
+			ours = value == size;
+		else if (ours && sscanf(line, "AnonHugePages: %llu", &value) == 1)
+			sum = (sum < 0 ? 0 : sum) + value;
+	}
+	fclose(f);
+	return sum;
+}
+
+/* Answer with a value, or that there is none if it is negative. */
+static inline void answer_value(FILE *port, long long value)
+{
 	if (value < 0)
-		fputs("error the process does not say\n", port);
+		fputs("error there is no such value\n", port);
 	else
 		fprintf(port, "ok %lld\n", value);
-	return true;
 }
 
 #endif /* HOST_H */

@@ -18,13 +18,12 @@
  */
 #define _GNU_SOURCE
 #include <getopt.h>
-#include <time.h>
 
 #include "host.h"
 
 #define PLUG_TRIES	500
 #define PLUG_WAIT_US	20000
-#define WAIT_US		5000
+#define WAIT_US		1000
 
 /* The device, in QMP's words. */
 #define BALLOON	"\"path\":\"/machine/peripheral/balloon0\""
@@ -132,7 +131,6 @@ static void handle(FILE *port, const char *request)
 	static const char *on_oom = "off";
 	unsigned long long value;
 	char command[256];
-	long long size;
 	char name[64];
 	char *reply;
 
@@ -146,11 +144,7 @@ static void handle(FILE *port, const char *request)
 			 ram_bytes - value);
 		answer(port, qmp_command(command));
 	} else if (!strcmp(request, "actual")) {
-		size = balloon_bytes();
-		if (size < 0)
-			fputs("error no balloon\n", port);
-		else
-			fprintf(port, "ok %lld\n", size);
+		answer_value(port, balloon_bytes());
 	} else if (sscanf(request, "wait %llu", &value) == 1) {
 		wait_for(port, value);
 	} else if (sscanf(request, "stats %llu", &value) == 1) {
@@ -187,7 +181,11 @@ static void handle(FILE *port, const char *request)
 			usleep(PLUG_WAIT_US);
 		}
 		answer(port, reply);
-	} else if (!answer_about_process(port, request, qemu)) {
+	} else if (!strcmp(request, "cpu")) {
+		answer_value(port, cpu_us(qemu));
+	} else if (!strcmp(request, "anonhuge")) {
+		answer_value(port, anonhuge_kib(qemu, ram_bytes / 1024));
+	} else {
 		fputs("error no such request\n", port);
 	}
 }

@@ -15,10 +15,10 @@
  *
  * The host keeps the truth, which pages it has been given, and counts what no
  * driver may do as violations. A guest's virtio-serial port takes the requests
- * target, actual, wait, cpu, anonhuge (host.h), and
+ * target, actual, wait, cpu (host.h), and
  *
- *   calls        how many hypercalls there have been
- *   violations   how many of them were wrong
+ *   calls        how many hypercalls have locked or unlocked pages
+ *   violations   how many hypercalls were wrong
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -28,7 +28,6 @@
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "host.h"
 
@@ -73,7 +72,8 @@ static struct {
 	unsigned long capabilities;	/* That START offers. */
 	unsigned long target;		/* In frames, as "size". */
 	unsigned long size;
-	unsigned long long calls;
+	unsigned long long calls;	/* All of them, */
+	unsigned long long page_calls;	/* and those for pages. */
 	unsigned long long violations;
 	unsigned long long matrix[NR_COMMANDS][NR_STATUSES];
 	/* Per frame: 0, or the frames of the page that it begins. */
@@ -189,18 +189,22 @@ static void gdb_end(void)
 	exit(0);
 }
 
+/* What has been read from QEMU. */
+static struct {
+	unsigned char buf[16384];
+	ssize_t len;
+	ssize_t pos;
+} input;
+
 static int gdb_char(void)
 {
-	static unsigned char buf[16384];
-	static ssize_t len, pos;
-
-	if (pos == len) {
-		len = read(gdb, buf, sizeof(buf));
-		if (len <= 0)
+	if (input.pos == input.len) {
+		input.len = read(gdb, input.buf, sizeof(input.buf));
+		if (input.len <= 0)
 			gdb_end();
-		pos = 0;
+		input.pos = 0;
 	}
-	return buf[pos++];
+	return input.buf[input.pos++];
 }
 
 static void gdb_write(const char *data, size_t len)
@@ -256,6 +260,14 @@ static void gdb_command(const char *fmt, ...)
 	va_end(args);
 	gdb_send(buf);
 	gdb_receive();
+}
+
+/* Let the guest run. The answer is when it stops, maybe never. */
+static void gdb_continue(void)
+{
+	gdb_send("c");
+	while (gdb_char() != '+')
+		;
 }
 
 /* As gdb_command(), which has to succeed. */
@@ -425,12 +437,14 @@ static void hypercall(uint64_t regs[NR_REGS])
 		break;
 	case LOCK:
 	case UNLOCK:
+		host.page_calls++;
 		status = change_page(command, arg1, 1);
 		break;
 	case BATCHED_LOCK:
 	case BATCHED_UNLOCK:
 	case BATCHED_2M_LOCK:
 	case BATCHED_2M_UNLOCK:
+		host.page_calls++;
 		status = change_batch(command, arg1, arg2);
 		break;
 	default:
@@ -477,7 +491,7 @@ static void handle_stop(void)
 	gdb_command("G%s", hex);
 	if (strcmp(packet, "OK"))
 		die("QEMU does not take the registers: %s", packet);
-	gdb_send("c");
+	gdb_continue();
 }
 
 /* The frames that the guest's port waits for, if it does. */
@@ -495,10 +509,12 @@ static void handle_request(FILE *port, const char *request)
 	} else if (sscanf(request, "wait %llu", &value) == 1) {
 		waiting_for = value >> PAGE_SHIFT;
 	} else if (!strcmp(request, "calls")) {
-		fprintf(port, "ok %llu\n", host.calls);
+		fprintf(port, "ok %llu\n", host.page_calls);
 	} else if (!strcmp(request, "violations")) {
 		fprintf(port, "ok %llu\n", host.violations);
-	} else if (!answer_about_process(port, request, qemu)) {
+	} else if (!strcmp(request, "cpu")) {
+		answer_value(port, cpu_us(qemu));
+	} else {
 		fputs("error no such request\n", port);
 	}
 }
@@ -577,19 +593,20 @@ int main(int argc, char *argv[])
 		if (strcmp(packet, "OK"))
 			die("QEMU does not set a breakpoint at %#lx", insns[i]);
 	}
-	gdb_send("c");
+	gdb_continue();
 
 	for (;;) {
+		bool stopped = input.pos < input.len;
 		struct pollfd fds[] = {
 			{ .fd = gdb, .events = POLLIN },
 			{ .fd = port_path ? fileno(port.in) : -1,
 			  .events = POLLIN },
 		};
 
-		if (poll(fds, 2, waiting_for < 0 ? -1 : 1000) < 0 &&
+		if (poll(fds, 2, stopped ? 0 : waiting_for < 0 ? -1 : 1000) < 0 &&
 		    errno != EINTR)
 			die("poll: %s", strerror(errno));
-		if (fds[0].revents) {
+		if (stopped || fds[0].revents) {
 			gdb_receive();
 			handle_stop();
 		}
