@@ -282,11 +282,6 @@ static void use_all_memory(void)
 	munmap(mem, all);
 }
 
-/*
- * resize TIMES MIB...: inflate to that and deflate to nothing, so often. The host
- * has no memory behind these pages, so that what is measured is the guest.
- * resize-used: all memory has been in use before each inflation.
- */
 struct cost {
 	double time;
 	long cpu;		/* Microseconds. */
@@ -320,6 +315,11 @@ static void report_cost(const char *what, struct cost sum, double gib)
 	report(metric, "1/GiB", sum.irqs / gib);
 }
 
+/*
+ * resize TIMES MIB...: inflate to that and deflate to nothing, so often. The host
+ * has no memory behind these pages, so that what is measured is the guest.
+ * resize-used: all memory has been in use before each inflation.
+ */
 static void resize_often(int argc, char *argv[], bool used)
 {
 	int times = argc < 2 ? 0 : atoi(argv[0]);

@@ -8,7 +8,6 @@
  *
  *   wait BYTES   answer when the balloon has that size
  *   cpu          CPU time that QEMU has used, in microseconds
- *   anonhuge     memory of the guest that is in huge pages, in KiB
  */
 #ifndef HOST_H
 #define HOST_H
@@ -112,32 +111,6 @@ static inline long long cpu_us(pid_t pid)
 	if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &ts))
 		return -1;
 	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
-}
-
-/*
- * KiB of a process that are in huge pages, in mappings of @size KiB: there are
- * others than the guest's memory. -1 without such a mapping.
- */
-static inline long long anonhuge_kib(pid_t pid, unsigned long long size)
-{
-	unsigned long long value;
-	long long sum = -1;
-	char path[64], line[256];
-	bool ours = false;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
-	f = fopen(path, "r");
-	if (!f)
-		return -1;
-	while (fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "Size: %llu", &value) == 1)
-			ours = value == size;
-		else if (ours && sscanf(line, "AnonHugePages: %llu", &value) == 1)
-			sum = (sum < 0 ? 0 : sum) + value;
-	}
-	fclose(f);
-	return sum;
 }
 
 /* Answer with a value, or that there is none if it is negative. */

@@ -11,6 +11,7 @@
  *   stats SECONDS      the device's property guest-stats-polling-interval
  *   stat NAME          a number of its property guest-stats
  *   wait BYTES         QMP "query-balloon", again and again
+ *   anonhuge           memory of the guest that is in huge pages, in KiB
  *   fault unplug       QMP "device_del" of the device "balloon0"
  *   fault plug         QMP "device_add" of a new one, like the first
  *
@@ -40,6 +41,32 @@ static void usage(FILE *f)
 	      "  --qmp SOCKET    where QEMU listens for QMP\n"
 	      "  --port SOCKET   where QEMU listens on behalf of the port\n"
 	      "  --verbose       show requests and answers on stderr\n", f);
+}
+
+/*
+ * KiB of a process that are in huge pages, in mappings of @size KiB: there are
+ * others than the guest's memory. -1 without such a mapping.
+ */
+static long long anonhuge_kib(pid_t pid, unsigned long long size)
+{
+	unsigned long long value;
+	long long sum = -1;
+	char path[64], line[256];
+	bool ours = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
+	f = fopen(path, "r");
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "Size: %llu", &value) == 1)
+			ours = value == size;
+		else if (ours && sscanf(line, "AnonHugePages: %llu", &value) == 1)
+			sum = (sum < 0 ? 0 : sum) + value;
+	}
+	fclose(f);
+	return sum;
 }
 
 /*
