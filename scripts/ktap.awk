@@ -8,7 +8,8 @@ function result(line,    rest)
 	# "ok 1 selftests: balloon: inflate # exit=1"
 	rest = line
 	sub(/^(not )?ok [0-9]+ (- )?/, "", rest)
-	sub(/^selftests: balloon: /, "selftests/balloon/", rest)
+	if (sub(/^selftests: /, "selftests/", rest))
+		sub(/: /, "/", rest)
 	print "    " (line ~ /^not / ? "not " : "") "ok " n++ " " rest
 }
 
