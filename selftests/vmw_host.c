@@ -14,18 +14,35 @@
  * behind the instruction. While it is stopped, its clocks are, too.
  *
  * The host keeps the truth, which pages it has been given, and counts what no
- * driver may do as violations. A guest's virtio-serial port takes the requests
- * target, actual, wait, cpu (host.h), and
+ * driver may do as violations: locking what is locked or what is no memory,
+ * unlocking what is not locked, commands that it has not offered, reserved bits.
  *
- *   calls        how many hypercalls have locked or unlocked pages
- *   violations   how many hypercalls were wrong
+ * It is correct and friendly, unless the options, or a guest's test, tell it
+ * otherwise: rules say which commands fail and which pages are refused; with
+ * --random, chance does; with --hostile, all that the guest reads is garbage where
+ * it should not matter. A status other than success means that nothing was
+ * done, whatever else it means, so that the books stay right, and a driver that
+ * believes only what it may believe never commits a violation.
+ *
+ * A guest's virtio-serial port takes the requests target, actual, wait, cpu
+ * (host.h), and
+ *
+ *   calls                how many hypercalls have locked or unlocked pages
+ *   violations           how many hypercalls were wrong
+ *   sessions             how many sessions the driver has begun
+ *   capabilities N,...   what the next sessions are offered
+ *   reset                end the session: the answer to all that follows
+ *   refuse RULE, fail RULE, clear   as the options; forget all rules
  */
 #define _GNU_SOURCE
+#include <ctype.h>
 #include <elf.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdint.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -35,6 +52,12 @@
 #define FRAMES_2M	512
 #define BATCH_MAX	512
 #define MAX_FRAMES	(1UL << 24)	/* 64 GiB */
+#define MAX_SESSIONS	16		/* Whose capabilities differ. */
+#define MAX_RULES	16
+
+/* The status in an entry of the batch page, and what the driver leaves 0. */
+#define ENTRY_STATUS	0x1fUL
+#define ENTRY_FLAGS	((1UL << PAGE_SHIFT) - 1)
 
 /* Registers, in the order of the packet "g". */
 enum { RAX, RBX, RCX, RDX, RSI, RIP = 16, NR_REGS };
@@ -60,6 +83,11 @@ enum status {
 	SUCCESS_WITH_CAPABILITIES = 0x03000000
 };
 
+static const char * const status_names[NR_STATUSES] = {
+	"SUCCESS", "CMD_INVALID", "PPN_INVALID", "PPN_LOCKED", "PPN_UNLOCKED",
+	"PPN_PINNED", "PPN_NOTNEEDED", "RESET", "BUSY"
+};
+
 enum capability {
 	BASIC_CMDS = 1 << 1,
 	BATCHED_CMDS = 1 << 2,
@@ -68,24 +96,64 @@ enum capability {
 	TARGET_64_BIT = 1 << 5,
 };
 
+/* Commands that fail, or pages that are refused. */
+struct rule {
+	unsigned int commands;		/* A bit for each. */
+	unsigned int frames;		/* Pages of this size, 0: of any. */
+	uint64_t first, last;		/* PFNs. */
+	unsigned long after;		/* Not the first so many, but from then */
+	unsigned long every;		/* each of so many, */
+	unsigned long count;		/* at most so often. 0: no limit. */
+	unsigned long status;		/* The answer. */
+	unsigned long seen, used;
+};
+
+struct rules {
+	struct rule rules[MAX_RULES];
+	int nr;
+};
+
+/* What host.locked has for each frame but the first of a page that is locked. */
+#define PART_OF_PAGE	0xffff
+
 static struct {
-	unsigned long capabilities;	/* That START offers. */
+	unsigned long offers[MAX_SESSIONS];	/* To the next sessions. */
+	int nr_offers;
+	unsigned long session;		/* The capabilities of this one. */
+	bool resetting;			/* No answer but RESET until START. */
 	unsigned long target;		/* In frames, as "size". */
 	unsigned long size;
+	unsigned long max_size;
+	unsigned long ram;		/* In frames; 0 if QEMU does not tell. */
+	unsigned int refused;		/* In the present batch. */
+	unsigned long latency_us;
+	struct rules refuse;
+	struct rules fail;
 	unsigned long long calls;	/* All of them, */
 	unsigned long long page_calls;	/* and those for pages. */
+	unsigned long long sessions;
+	unsigned long long resets;
 	unsigned long long violations;
-	unsigned long long matrix[NR_COMMANDS][NR_STATUSES];
+	/* Statuses of commands, and of single pages; the last one: any other. */
+	unsigned long long matrix[NR_COMMANDS][NR_STATUSES + 1];
+	unsigned long long pages[NR_COMMANDS][NR_STATUSES + 1];
 	/* Per frame: 0, or the frames of the page that it begins. */
 	uint16_t *locked;
 } host = {
-	.capabilities = BASIC_CMDS | BATCHED_CMDS | BATCHED_2M_CMDS |
-			TARGET_64_BIT,
+	.offers = { BASIC_CMDS | BATCHED_CMDS | BATCHED_2M_CMDS |
+		    TARGET_64_BIT },
+	.nr_offers = 1,
 };
+
+/* Chance decides, with the odds of a seed. */
+static bool random_host, hostile;
+static unsigned long random_state, random_max_target;
 
 static bool verbose;
 static int gdb;			/* The socket to QEMU. */
 static pid_t qemu;
+
+static FILE *log_file;
 
 static void usage(FILE *f)
 {
@@ -94,10 +162,168 @@ static void usage(FILE *f)
 	      "  --gdb SOCKET       where QEMU listens for debuggers\n"
 	      "  --vmlinux FILE     the guest's kernel, with symbols\n"
 	      "  --port SOCKET      where QEMU listens on behalf of the guest's port\n"
-	      "  --capabilities N   what START offers (default 0x2e: all but the doorbell)\n"
 	      "  --target MIB       the target before the guest asks for one (0)\n"
-	      "  --verbose          show each hypercall on stderr\n"
+	      "  --capabilities N,...  what START offers (default 0x2e: all but the\n"
+	      "                     doorbell): in the first session, in the second one after\n"
+	      "                     a reset, and so on; the last one stays\n"
+	      "  --refuse RULE      refuse pages; may be repeated\n"
+	      "  --fail RULE        fail commands; may be repeated. RULE has words with commas\n"
+	      "                     between them, all of them optional:\n"
+	      "                       command=NAME   lock, unlock, batched_2m_lock, ...; lock and\n"
+	      "                                      unlock are also those of batches\n"
+	      "                       status=NAME    the answer: busy (default of --fail),\n"
+	      "                                      ppn_pinned (of --refuse), reset, ..., or a\n"
+	      "                                      number\n"
+	      "                       size=4k|2m     only such pages\n"
+	      "                       pfn=FIRST-LAST only these pages\n"
+	      "                       after=N        not the first N that match\n"
+	      "                       every=N        only each Nth of the others\n"
+	      "                       count=N        at most so often\n"
+	      "                     After the status reset, everything fails until START.\n"
+	      "  --latency US       answer that much later. The guest's clocks stop meanwhile.\n"
+	      "  --random SEED      the target, failures, refused pages, resets and new\n"
+	      "                     capabilities come as they like, the same for each SEED\n"
+	      "  --hostile SEED     as --random; and statuses and capabilities that do not\n"
+	      "                     exist, and other PFNs and reserved bits in the batch page\n"
+	      "  --max-target MIB   of --random and --hostile (default: a quarter of the memory)\n"
+	      "  --log FILE         a line for each hypercall\n"
+	      "  --verbose          the same on stderr\n"
 	      "It prints its statistics when QEMU ends.\n", f);
+}
+
+/* xorshift64*: it only has to be the same everywhere. */
+static uint64_t random_number(void)
+{
+	random_state ^= random_state >> 12;
+	random_state ^= random_state << 25;
+	random_state ^= random_state >> 27;
+	return random_state * 0x2545f4914f6cdd1dUL;
+}
+
+/* One time out of @n. */
+static bool chance(unsigned int n)
+{
+	return random_host && !((random_number() >> 16) % n);
+}
+
+static unsigned long parse_number(const char *text, const char *what)
+{
+	unsigned long n;
+	char *end;
+
+	errno = 0;
+	n = strtoul(text, &end, 0);
+	if (errno || end == text || *end || *text == '-')
+		die("%s: not a number: \"%s\"", what, text);
+	return n;
+}
+
+static bool parse_offers(char *text)
+{
+	unsigned long offers[MAX_SESSIONS];
+	int n = 0;
+
+	for (char *end; *text; text = end + (*end == ',')) {
+		if (n == MAX_SESSIONS)
+			return false;
+		offers[n++] = strtoul(text, &end, 0);
+		if (end == text || (*end && *end != ','))
+			return false;
+	}
+	if (!n)
+		return false;
+	memcpy(host.offers, offers, sizeof(offers));
+	host.nr_offers = n;
+	return true;
+}
+
+static int find_name(const char * const names[], int nr, const char *name)
+{
+	for (int i = 0; i < nr; i++)
+		if (!strcasecmp(names[i], name))
+			return i;
+	return -1;
+}
+
+/* As usage() says. What can't be understood is returned, NULL if there is nothing. */
+static const char *parse_rule(struct rules *rules, char *text, unsigned int commands,
+			      enum status status, unsigned long max_status)
+{
+	struct rule rule = {
+		.commands = commands, .last = UINT64_MAX, .every = 1,
+		.status = status,
+	};
+	char *word, *value, *end, *state = NULL;
+	int n;
+
+	if (rules->nr == MAX_RULES)
+		return "one more rule";
+	for (word = strtok_r(text, ",", &state); word;
+	     word = strtok_r(NULL, ",", &state)) {
+		value = strchr(word, '=');
+		if (!value || !value[1])
+			return word;
+		*value++ = '\0';
+		end = "";
+		if (!strcmp(word, "command")) {
+			n = find_name(command_names, NR_COMMANDS, value);
+			if (n < 0)
+				return value;
+			rule.commands = 1 << n;
+			if (n == LOCK)
+				rule.commands |= 1 << BATCHED_LOCK |
+						 1 << BATCHED_2M_LOCK;
+			if (n == UNLOCK)
+				rule.commands |= 1 << BATCHED_UNLOCK |
+						 1 << BATCHED_2M_UNLOCK;
+			if (!(rule.commands & commands))
+				return value;
+		} else if (!strcmp(word, "status")) {
+			n = find_name(status_names, NR_STATUSES, value);
+			rule.status = n >= 0 ? (unsigned long)n :
+				      strtoul(value, &end, 0);
+			/* Nothing can succeed that was not done. */
+			if (rule.status == SUCCESS || rule.status > max_status)
+				return value;
+		} else if (!strcmp(word, "size")) {
+			if (strcasecmp(value, "4k") && strcasecmp(value, "2m"))
+				return value;
+			rule.frames = tolower(value[1]) == 'k' ? 1 : FRAMES_2M;
+		} else if (!strcmp(word, "pfn")) {
+			rule.first = strtoul(value, &end, 0);
+			rule.last = *end == '-' ? strtoul(end + 1, &end, 0) :
+				    rule.first;
+		} else if (!strcmp(word, "after")) {
+			rule.after = strtoul(value, &end, 0);
+		} else if (!strcmp(word, "every")) {
+			rule.every = strtoul(value, &end, 0);
+		} else if (!strcmp(word, "count")) {
+			rule.count = strtoul(value, &end, 0);
+		} else {
+			return word;
+		}
+		if (*end || !rule.every)
+			return value;
+	}
+	rules->rules[rules->nr++] = rule;
+	return NULL;
+}
+
+/* The status that a rule has for this, or SUCCESS. @frames is 0 for a command. */
+static unsigned long apply_rules(struct rules *rules, enum command command,
+				 uint64_t pfn, unsigned int frames)
+{
+	for (struct rule *r = rules->rules; r < rules->rules + rules->nr; r++) {
+		if (!(r->commands & 1 << command) ||
+		    (frames && r->frames && r->frames != frames) ||
+		    (frames && (pfn + frames - 1 < r->first || pfn > r->last)) ||
+		    r->seen++ < r->after || (r->count && r->used == r->count) ||
+		    (r->seen - r->after - 1) % r->every)
+			continue;
+		r->used++;
+		return r->status;
+	}
+	return SUCCESS;
 }
 
 /*
@@ -169,23 +395,37 @@ static int find_insns(const char *path, unsigned long insns[MAX_INSNS])
 /* The debugger's protocol: packets "$...#CHECKSUM", which "+" acknowledges. */
 static char packet[16384];
 
-static void gdb_end(void)
+static void print_matrix(const char *title,
+			 unsigned long long matrix[NR_COMMANDS][NR_STATUSES + 1])
 {
-	unsigned long long n;
-
-	fprintf(stderr, "%llu hypercalls, %llu violations, %lu frames left in the balloon\n",
-		host.calls, host.violations, host.size);
+	fprintf(stderr, "%-18s", title);
+	for (int s = 0; s < NR_STATUSES; s++)
+		fprintf(stderr, " %13s", status_names[s]);
+	fprintf(stderr, " %13s\n", "other");
 	for (int c = 0; c < NR_COMMANDS; c++) {
-		n = 0;
-		for (int s = 0; s < NR_STATUSES; s++)
-			n += host.matrix[c][s];
+		unsigned long long n = 0;
+
+		for (int s = 0; s <= NR_STATUSES; s++)
+			n += matrix[c][s];
 		if (!n)
 			continue;
 		fprintf(stderr, "%-18s", command_names[c]);
-		for (int s = 0; s < NR_STATUSES; s++)
-			fprintf(stderr, " %8llu", host.matrix[c][s]);
+		for (int s = 0; s <= NR_STATUSES; s++)
+			fprintf(stderr, " %13llu", matrix[c][s]);
 		fputc('\n', stderr);
 	}
+}
+
+static void gdb_end(void)
+{
+	fprintf(stderr, "%llu hypercalls, %llu violations, %lu frames left in the balloon\n",
+		host.calls, host.violations, host.size);
+	fprintf(stderr, "%llu sessions, %llu resets, at most %lu frames in the balloon\n",
+		host.sessions, host.resets, host.max_size);
+	print_matrix("commands", host.matrix);
+	print_matrix("pages", host.pages);
+	if (log_file)
+		fclose(log_file);
 	exit(0);
 }
 
@@ -307,6 +547,28 @@ static void to_hex(char *hex, const void *data, size_t size)
 	*hex = '\0';
 }
 
+/* How much memory the guest has, as QEMU's monitor tells; 0 if it does not. */
+static unsigned long ram_frames(void)
+{
+	static const char command[] = "info memory_size_summary";
+	static char hex[2 * sizeof(command)], text[1024];
+	unsigned long long bytes = 0;
+	const char *found;
+	size_t len = 0;
+
+	to_hex(hex, command, sizeof(command) - 1);
+	gdb_command("qRcmd,%s", hex);
+	/* Pieces of output, then the result. */
+	while (packet[0] == 'O' && packet[1] != 'K') {
+		len += from_hex(packet + 1, text + len, sizeof(text) - 1 - len);
+		gdb_receive();
+	}
+	found = strstr(text, "base memory:");
+	if (!found || sscanf(found, "base memory: %llu", &bytes) != 1)
+		return 0;
+	return bytes >> PAGE_SHIFT;
+}
+
 /* Guest-physical memory, at most this much in a packet. */
 #define MEMORY_CHUNK	1024
 
@@ -358,11 +620,72 @@ static bool is_lock(enum command command)
 	       command == BATCHED_2M_LOCK;
 }
 
-/* Lock or unlock a page of @frames. */
-static enum status change_page(enum command command, uint64_t pfn,
-			       unsigned int frames)
+/* What the session must have for a command. */
+static unsigned long needs(enum command command)
 {
-	if (pfn + frames > MAX_FRAMES || pfn % frames) {
+	switch (command) {
+	case LOCK:
+	case UNLOCK:
+		return BASIC_CMDS;
+	case BATCHED_LOCK:
+	case BATCHED_UNLOCK:
+		return BATCHED_CMDS;
+	case BATCHED_2M_LOCK:
+	case BATCHED_2M_UNLOCK:
+		return BATCHED_2M_CMDS;
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Where the "pc" machine has its memory: less than 3.5 GiB of it at the bottom,
+ * and, if there is more, 3 GiB there, and the rest above 4 GiB.
+ */
+#define LOW_MAX		(0xe0000000UL >> PAGE_SHIFT)
+#define LOW_SPLIT	(0xc0000000UL >> PAGE_SHIFT)
+#define HIGH_START	(1UL << (32 - PAGE_SHIFT))
+#define HOLE_START	(0xa0000UL >> PAGE_SHIFT)
+#define HOLE_END	(0x100000UL >> PAGE_SHIFT)
+
+static bool is_ram(uint64_t pfn, unsigned int frames)
+{
+	unsigned long low = host.ram < LOW_MAX ? host.ram : LOW_SPLIT;
+
+	if (pfn > MAX_FRAMES || pfn + frames > MAX_FRAMES)
+		return false;
+	if (!host.ram)
+		return true;
+	if (pfn < HOLE_END && pfn + frames > HOLE_START)
+		return false;
+	return pfn + frames <= low ||
+	       (pfn >= HIGH_START && pfn + frames <= HIGH_START + host.ram - low);
+}
+
+/* A failure of any kind that the protocol knows; or does not, if that is allowed. */
+static unsigned long random_failure(unsigned long garbage)
+{
+	unsigned long status = CMD_INVALID + random_number() % (NR_STATUSES - 1);
+
+	/* Resets are decided on where they can be carried out. */
+	if (status == RESET)
+		status = BUSY;
+	if (hostile && chance(2)) {
+		status = random_number() & garbage;
+		if (status == SUCCESS || status == RESET ||
+		    status == SUCCESS_WITH_CAPABILITIES)
+			status = NR_STATUSES;
+	}
+	return status;
+}
+
+/* Lock or unlock a page of @frames. */
+static unsigned long change_page(enum command command, uint64_t pfn,
+				 unsigned int frames)
+{
+	unsigned long status;
+
+	if (!is_ram(pfn, frames) || pfn % frames) {
 		violation("%s: no such page: %#lx", command_names[command], pfn);
 		return PPN_INVALID;
 	}
@@ -374,18 +697,49 @@ static enum status change_page(enum command command, uint64_t pfn,
 				  pfn + i);
 			return PPN_LOCKED;
 		}
+	} else if (host.locked[pfn] != frames) {
+		violation("%s: %#lx is not locked", command_names[command], pfn);
+		return PPN_UNLOCKED;
+	}
+
+	status = apply_rules(&host.refuse, command, pfn, frames);
+	if (status == SUCCESS && chance(32))
+		status = random_failure(ENTRY_STATUS);
+	if (status != SUCCESS)
+		return status;
+
+	for (unsigned int i = 0; i < frames; i++)
+		host.locked[pfn + i] = is_lock(command) ? PART_OF_PAGE : 0;
+	if (is_lock(command)) {
 		host.locked[pfn] = frames;
 		host.size += frames;
+		if (host.size > host.max_size)
+			host.max_size = host.size;
 	} else {
-		if (host.locked[pfn] != frames) {
-			violation("%s: %#lx is not locked", command_names[command],
-				  pfn);
-			return PPN_UNLOCKED;
-		}
-		host.locked[pfn] = 0;
 		host.size -= frames;
 	}
 	return SUCCESS;
+}
+
+static void count_status(unsigned long long counts[NR_STATUSES + 1],
+			 unsigned long status)
+{
+	if (status == SUCCESS_WITH_CAPABILITIES)
+		status = SUCCESS;
+	counts[status < NR_STATUSES ? status : NR_STATUSES]++;
+}
+
+/* Not what the driver has written, all of which it should know by itself. */
+static void rewrite_entries(uint64_t entries[], uint64_t nr)
+{
+	for (uint64_t i = 0; i < nr; i++) {
+		uint64_t other = entries[random_number() % nr];
+
+		/* Another page of the batch, or any number. */
+		if (chance(2))
+			other = random_number();
+		entries[i] = (other & ~ENTRY_STATUS) | (entries[i] & ENTRY_STATUS);
+	}
 }
 
 static enum status change_batch(enum command command, uint64_t batch_pfn,
@@ -396,7 +750,8 @@ static enum status change_batch(enum command command, uint64_t batch_pfn,
 
 	if (command == BATCHED_2M_LOCK || command == BATCHED_2M_UNLOCK)
 		frames = FRAMES_2M;
-	if (!nr || nr > BATCH_MAX ||
+	if (!nr || nr > BATCH_MAX || !is_ram(batch_pfn, 1) ||
+	    host.locked[batch_pfn] ||
 	    !read_memory(batch_pfn << PAGE_SHIFT, entries, nr * 8)) {
 		violation("%s: no such batch: %lu at %#lx",
 			  command_names[command], nr, batch_pfn);
@@ -404,58 +759,149 @@ static enum status change_batch(enum command command, uint64_t batch_pfn,
 	}
 	for (uint64_t i = 0; i < nr; i++) {
 		uint64_t pfn = entries[i] >> PAGE_SHIFT;
+		unsigned long status;
 
-		if (entries[i] & ((1UL << PAGE_SHIFT) - 1))
+		if (entries[i] & ENTRY_FLAGS)
 			violation("%s: reserved bits: %#lx",
 				  command_names[command], entries[i]);
-		entries[i] = pfn << PAGE_SHIFT |
-			     change_page(command, pfn, frames);
+		status = change_page(command, pfn, frames);
+		count_status(host.pages[command], status);
+		host.refused += status != SUCCESS;
+		entries[i] = pfn << PAGE_SHIFT | status;
 	}
+	if (hostile)
+		rewrite_entries(entries, nr);
 	if (!write_memory(batch_pfn << PAGE_SHIFT, entries, nr * 8))
 		die("can't write the batch page");
 	return SUCCESS;
+}
+
+/* A command may fail as a whole, so that nothing is done. */
+static unsigned long fail_command(enum command command)
+{
+	unsigned long status;
+
+	status = apply_rules(&host.fail, command, 0, 0);
+	/* Without commands for pages, there is not much to see. */
+	if (status == SUCCESS &&
+	    chance(host.session & (BASIC_CMDS | BATCHED_CMDS) ? 256 : 8))
+		status = RESET;
+	if (status == SUCCESS && chance(64))
+		status = random_failure(UINT64_MAX);
+	if (status == RESET && !host.resetting) {
+		host.resetting = true;
+		host.resets++;
+	}
+	if (host.resetting && command != START)
+		status = RESET;
+	return status;
+}
+
+/* A new session: the pages of the one before are the guest's again. */
+static unsigned long start_session(uint64_t asked)
+{
+	unsigned long offer = host.offers[0];
+
+	if (random_host && host.sessions)
+		offer = random_number() & 0x2e;
+	if (host.nr_offers > 1)
+		memmove(host.offers, host.offers + 1,
+			--host.nr_offers * sizeof(host.offers[0]));
+	madvise(host.locked, MAX_FRAMES * sizeof(*host.locked), MADV_DONTNEED);
+	host.size = 0;
+	host.resetting = false;
+	host.sessions++;
+	host.session = offer & asked;
+	/* Nobody has asked for those. */
+	return hostile && asked ? host.session | (random_number() & ~0x3fUL) :
+	       host.session;
+}
+
+static void log_call(FILE *f, const char *name, uint64_t arg1, uint64_t arg2,
+		     unsigned long status)
+{
+	static struct timespec begin;
+	struct timespec now;
+	long us;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (!begin.tv_sec)
+		begin = now;
+	us = (now.tv_sec - begin.tv_sec) * 1000000 +
+	     (now.tv_nsec - begin.tv_nsec) / 1000;
+	fprintf(f, "%4ld.%06ld %-18s %#10lx %4lu: ", us / 1000000, us % 1000000,
+		name, arg1, arg2);
+	if (status == SUCCESS_WITH_CAPABILITIES)
+		fprintf(f, "capabilities %#lx", host.session);
+	else if (status < NR_STATUSES)
+		fputs(status_names[status], f);
+	else
+		fprintf(f, "%#lx", status);
+	if (host.refused)
+		fprintf(f, ", %u refused", host.refused);
+	fprintf(f, ", %lu of %lu frames\n", host.size, host.target);
 }
 
 /* Carry out the hypercall of the registers, and write its results to them. */
 static void hypercall(uint64_t regs[NR_REGS])
 {
 	uint64_t command = regs[RCX], arg1 = regs[RBX], arg2 = regs[RSI];
-	unsigned int status = SUCCESS;
+	const char *name = "?";
+	unsigned long status;
 
 	host.calls++;
+	host.refused = 0;
+	if (host.latency_us)
+		usleep(host.latency_us);
+	if (random_host && command == GET_TARGET && chance(8))
+		host.target = random_number() % (random_max_target + 1);
+
+	if (command >= NR_COMMANDS) {
+		violation("no such command: %lu", command);
+		status = CMD_INVALID;
+		goto out;
+	}
+	name = command_names[command];
+	if (needs(command))
+		host.page_calls++;
+	if (needs(command) & ~host.session) {
+		violation("%s: not offered", name);
+		status = CMD_INVALID;
+		goto count;
+	}
+	status = fail_command(command);
+	if (status != SUCCESS)
+		goto count;
+
 	switch (command) {
 	case START:
-		/* A fresh start, with all pages back. */
-		madvise(host.locked, MAX_FRAMES * sizeof(*host.locked),
-			MADV_DONTNEED);
-		host.size = 0;
+		regs[RCX] = start_session(arg1);
 		status = SUCCESS_WITH_CAPABILITIES;
-		regs[RCX] = host.capabilities & arg1;
 		break;
 	case GET_TARGET:
 	case GUEST_ID:
 		break;
 	case LOCK:
 	case UNLOCK:
-		host.page_calls++;
 		status = change_page(command, arg1, 1);
+		count_status(host.pages[command], status);
 		break;
 	case BATCHED_LOCK:
 	case BATCHED_UNLOCK:
 	case BATCHED_2M_LOCK:
 	case BATCHED_2M_UNLOCK:
-		host.page_calls++;
 		status = change_batch(command, arg1, arg2);
 		break;
 	default:
 		status = CMD_INVALID;
 	}
-	if (command < NR_COMMANDS)
-		host.matrix[command][status < NR_STATUSES ? status : SUCCESS]++;
+count:
+	count_status(host.matrix[command], status);
+out:
 	if (verbose && command != GET_TARGET)
-		fprintf(stderr, "%-18s %#10lx %4lu: %#x, %lu of %lu frames\n",
-			command < NR_COMMANDS ? command_names[command] : "?",
-			arg1, arg2, status, host.size, host.target);
+		log_call(stderr, name, arg1, arg2, status);
+	if (log_file)
+		log_call(log_file, name, arg1, arg2, status);
 	regs[RAX] = status;
 	if (command != START)
 		regs[RBX] = host.target;
@@ -494,11 +940,26 @@ static void handle_stop(void)
 	gdb_continue();
 }
 
+/* A rule for pages, or for commands. */
+static const char *add_rule(bool pages, char *text)
+{
+	const unsigned int page_commands = 1 << LOCK | 1 << UNLOCK |
+		1 << BATCHED_LOCK | 1 << BATCHED_UNLOCK |
+		1 << BATCHED_2M_LOCK | 1 << BATCHED_2M_UNLOCK;
+
+	if (pages)
+		return parse_rule(&host.refuse, text, page_commands, PPN_PINNED,
+				  ENTRY_STATUS);
+	return parse_rule(&host.fail, text, (1 << NR_COMMANDS) - 1, BUSY,
+			  ULONG_MAX);
+}
+
 /* The frames that the guest's port waits for, if it does. */
 static long waiting_for = -1;
 
-static void handle_request(FILE *port, const char *request)
+static void handle_request(FILE *port, char *request)
 {
+	const char *wrong = NULL;
 	unsigned long long value;
 
 	if (sscanf(request, "target %llu", &value) == 1) {
@@ -512,6 +973,25 @@ static void handle_request(FILE *port, const char *request)
 		fprintf(port, "ok %llu\n", host.page_calls);
 	} else if (!strcmp(request, "violations")) {
 		fprintf(port, "ok %llu\n", host.violations);
+	} else if (!strcmp(request, "sessions")) {
+		fprintf(port, "ok %llu\n", host.sessions);
+	} else if (!strncmp(request, "capabilities ", 13)) {
+		fputs(parse_offers(request + 13) ? "ok\n" : "error no such capabilities\n",
+		      port);
+	} else if (!strcmp(request, "reset")) {
+		host.resets += !host.resetting;
+		host.resetting = true;
+		fputs("ok\n", port);
+	} else if (!strncmp(request, "refuse ", 7) || !strncmp(request, "fail ", 5)) {
+		wrong = add_rule(request[0] == 'r', strchr(request, ' ') + 1);
+		if (wrong)
+			fprintf(port, "error in a rule: %s\n", wrong);
+		else
+			fputs("ok\n", port);
+	} else if (!strcmp(request, "clear")) {
+		host.refuse.nr = 0;
+		host.fail.nr = 0;
+		fputs("ok\n", port);
 	} else if (!strcmp(request, "cpu")) {
 		answer_value(port, cpu_us(qemu));
 	} else {
@@ -527,11 +1007,19 @@ int main(int argc, char *argv[])
 		{ "port", required_argument, NULL, 'p' },
 		{ "capabilities", required_argument, NULL, 'c' },
 		{ "target", required_argument, NULL, 't' },
+		{ "refuse", required_argument, NULL, 'r' },
+		{ "fail", required_argument, NULL, 'f' },
+		{ "latency", required_argument, NULL, 'y' },
+		{ "random", required_argument, NULL, 's' },
+		{ "hostile", required_argument, NULL, 'x' },
+		{ "max-target", required_argument, NULL, 'm' },
+		{ "log", required_argument, NULL, 'o' },
 		{ "verbose", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' },
 		{}
 	};
 	const char *gdb_path = NULL, *vmlinux = NULL, *port_path = NULL;
+	const char *wrong;
 	unsigned long insns[MAX_INSNS];
 	struct connection port = {};
 	unsigned long last = 0;
@@ -552,10 +1040,39 @@ int main(int argc, char *argv[])
 			port_path = optarg;
 			break;
 		case 'c':
-			host.capabilities = strtoul(optarg, NULL, 0);
+			if (!parse_offers(optarg))
+				die("--capabilities: \"%s\"", optarg);
 			break;
 		case 't':
-			host.target = strtoul(optarg, NULL, 0) << (20 - PAGE_SHIFT);
+			host.target = parse_number(optarg, "--target")
+				      << (20 - PAGE_SHIFT);
+			break;
+		case 'r':
+		case 'f':
+			wrong = add_rule(opt == 'r', optarg);
+			if (wrong)
+				die("can't understand \"%s\" in a rule", wrong);
+			break;
+		case 'y':
+			host.latency_us = parse_number(optarg, "--latency");
+			break;
+		case 'x':
+			hostile = true;
+			/* fall through */
+		case 's':
+			random_host = true;
+			/* Any seed will do but 0. */
+			random_state = parse_number(optarg, "SEED") * 2 + 1;
+			break;
+		case 'm':
+			random_max_target = parse_number(optarg, "--max-target")
+					    << (20 - PAGE_SHIFT);
+			break;
+		case 'o':
+			log_file = fopen(optarg, "we");
+			if (!log_file)
+				die("%s: %s", optarg, strerror(errno));
+			setvbuf(log_file, NULL, _IOLBF, 0);
 			break;
 		case 'v':
 			verbose = true;
@@ -588,6 +1105,12 @@ int main(int argc, char *argv[])
 	gdb_command("qSupported:multiprocess-;hwbreak+");
 	gdb_command("?");
 	gdb_expect_ok("Qqemu.PhyMemMode:1");
+	host.ram = ram_frames();
+	if (!host.ram)
+		fputs("vmw_host: QEMU does not tell how much memory there is\n",
+		      stderr);
+	if (!random_max_target)
+		random_max_target = host.ram / 4;
 	for (int i = 0; i < nr_insns; i++) {
 		gdb_command("Z1,%lx,1", insns[i]);
 		if (strcmp(packet, "OK"))
