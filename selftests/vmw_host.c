@@ -15,10 +15,10 @@
  *
  * The host keeps the truth, which pages it has been given, and counts what no
  * driver may do as violations. A guest's virtio-serial port takes the requests
- * target, actual, wait, cpu (host.h), and
+ * target, actual, held, violations (balloon.h in the series), wait, cpu (host.h),
+ * and
  *
  *   calls        how many hypercalls have locked or unlocked pages
- *   violations   how many hypercalls were wrong
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -494,12 +494,22 @@ static void handle_stop(void)
 	gdb_continue();
 }
 
+/* How many of @nr frames from @pfn on are in pages that begin there. */
+static unsigned long frames_held(unsigned long pfn, unsigned long nr)
+{
+	unsigned long sum = 0;
+
+	while (nr--)
+		sum += host.locked[pfn++];
+	return sum;
+}
+
 /* The frames that the guest's port waits for, if it does. */
 static long waiting_for = -1;
 
 static void handle_request(FILE *port, const char *request)
 {
-	unsigned long long value;
+	unsigned long long value, nr;
 
 	if (sscanf(request, "target %llu", &value) == 1) {
 		host.target = value >> PAGE_SHIFT;
@@ -508,6 +518,9 @@ static void handle_request(FILE *port, const char *request)
 		fprintf(port, "ok %lu\n", host.size << PAGE_SHIFT);
 	} else if (sscanf(request, "wait %llu", &value) == 1) {
 		waiting_for = value >> PAGE_SHIFT;
+	} else if (sscanf(request, "held %llu %llu", &value, &nr) == 2 &&
+		   value <= MAX_FRAMES && nr <= MAX_FRAMES - value) {
+		fprintf(port, "ok %lu\n", frames_held(value, nr));
 	} else if (!strcmp(request, "calls")) {
 		fprintf(port, "ok %llu\n", host.page_calls);
 	} else if (!strcmp(request, "violations")) {
