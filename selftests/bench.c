@@ -666,12 +666,11 @@ static void bench_instructions(int argc, char *argv[])
 }
 
 /*
- * core TIMES MIB: what the core of the balloon costs, without its driver: as
- * virtio_balloon calls it, that is v7.3 page by page and the series with lists of
- * 256; with lists of 256 both of them; and with the lists of 4096 that cmm and
- * others may have. Managed pages are adjusted. core-late: for how long interrupts
- * were off and a realtime thread had to wait. Where the clock counts instructions
- * (-icount), all of that is in instructions.
+ * core TIMES MIB [icount]: what the core of the balloon costs, without its driver:
+ * as virtio_balloon calls it, that is v7.3 page by page and the series with lists
+ * of 256; with lists of 256 both of them; and with long lists. Managed pages are
+ * adjusted. Where the clock counts instructions (QEMU's -icount), it tells these,
+ * and for how many of them interrupts were off, and a realtime thread had to wait.
  */
 #define CORE	"/sys/kernel/debug/balloon_bench"
 
@@ -741,14 +740,8 @@ static void bench_core(int argc, char *argv[])
 			    icount ? "instr/page" : "pages/s",
 			    icount ? dequeue / all : all / dequeue * 1e9);
 	}
-}
-
-static void bench_core_late(int argc, char *argv[])
-{
-	long pages = argc < 1 ? 0 : MIB(atol(argv[0])) / PAGE;
-
-	if (!pages)
-		die("core-late: no size");
+	if (!icount)
+		return;
 	for (size_t i = 0; i < ARRAY_SIZE(core_ways); i++) {
 		long value[6];
 
@@ -774,7 +767,6 @@ int main(int argc, char *argv[])
 		{ "oom", bench_oom },
 		{ "instructions", bench_instructions },
 		{ "core", bench_core },
-		{ "core-late", bench_core_late },
 	};
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
