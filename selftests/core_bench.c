@@ -23,6 +23,7 @@
  */
 #include <linux/balloon.h>
 #include <linux/debugfs.h>
+#include <linux/delay.h>
 #include <linux/hrtimer.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
@@ -192,6 +193,8 @@ static int bench_run(unsigned int batch, unsigned int nr_pages, bool latency)
 			ret = PTR_ERR(bench.task);
 			goto out;
 		}
+		/* Until it has its priority. */
+		fsleep(50 * USEC_PER_MSEC);
 	}
 
 	bench_latency_begin(latency);

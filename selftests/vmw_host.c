@@ -70,7 +70,7 @@ enum capability {
 
 static struct {
 	unsigned long capabilities;	/* That START offers. */
-	bool refuse_2m;			/* Not all pages of 2 MiB, that is. */
+	unsigned long refuse_2m;	/* One in so many of 2 MiB, if not 0. */
 	unsigned long target;		/* In frames, as "size". */
 	unsigned long size;
 	unsigned long long calls;	/* All of them, */
@@ -96,7 +96,7 @@ static void usage(FILE *f)
 	      "  --vmlinux FILE     the guest's kernel, with symbols\n"
 	      "  --port SOCKET      where QEMU listens on behalf of the guest's port\n"
 	      "  --capabilities N   what START offers (default 0x2e: all but the doorbell)\n"
-	      "  --refuse-2m        refuse every second page of 2 MiB, as if it was pinned\n"
+	      "  --refuse-2m N      refuse every N-th page of 2 MiB, as if it was pinned\n"
 	      "  --target MIB       the target before the guest asks for one (0)\n"
 	      "  --verbose          show each hypercall on stderr\n"
 	      "It prints its statistics when QEMU ends.\n", f);
@@ -371,7 +371,7 @@ static enum status change_page(enum command command, uint64_t pfn,
 	if (is_lock(command)) {
 		/* The driver can have it in pages of 4 KiB. */
 		if (host.refuse_2m && frames == FRAMES_2M &&
-		    pfn / FRAMES_2M % 2)
+		    pfn / FRAMES_2M % host.refuse_2m == 0)
 			return PPN_PINNED;
 		for (unsigned int i = 0; i < frames; i++) {
 			if (!host.locked[pfn + i])
@@ -545,7 +545,7 @@ int main(int argc, char *argv[])
 		{ "vmlinux", required_argument, NULL, 'l' },
 		{ "port", required_argument, NULL, 'p' },
 		{ "capabilities", required_argument, NULL, 'c' },
-		{ "refuse-2m", no_argument, NULL, 'r' },
+		{ "refuse-2m", required_argument, NULL, 'r' },
 		{ "target", required_argument, NULL, 't' },
 		{ "verbose", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' },
@@ -575,7 +575,7 @@ int main(int argc, char *argv[])
 			host.capabilities = strtoul(optarg, NULL, 0);
 			break;
 		case 'r':
-			host.refuse_2m = true;
+			host.refuse_2m = strtoul(optarg, NULL, 0);
 			break;
 		case 't':
 			host.target = strtoul(optarg, NULL, 0) << (20 - PAGE_SHIFT);
