@@ -47,8 +47,8 @@ reproduce:
 	@$(MAKE) KIND=tests test
 bench:
 	@scripts/bench --check
-	@$(MAKE) KIND=series initramfs image
-	@$(MAKE) KIND=base image
+	@$(MAKE) KIND=series CORE_BENCH=1 initramfs image
+	@$(MAKE) KIND=base CORE_BENCH=1 image
 	@KIND=series scripts/bench
 refresh:
 	@scripts/refresh

@@ -665,6 +665,95 @@ static void bench_instructions(int argc, char *argv[])
 		die("the driver violates the protocol: see the host's log");
 }
 
+/*
+ * core TIMES MIB [icount]: what the core of the balloon costs, without its driver:
+ * as virtio_balloon calls it, that is v7.3 page by page and the series with lists
+ * of 256; with lists of 256 both of them; and with long lists. Managed pages are
+ * adjusted. Where the clock counts instructions (QEMU's -icount), it tells these,
+ * and for how many of them interrupts were off, and a realtime thread had to wait.
+ */
+#define CORE	"/sys/kernel/debug/balloon_bench"
+
+static void core_run(bool single, int batch, long pages, bool latency,
+		     long value[6])
+{
+	char line[128];
+	int ret;
+
+	snprintf(line, sizeof(line), "%d %d %ld 1 %d", single, batch, pages,
+		 latency);
+	ret = write_file(CORE, line);
+	if (ret)
+		die("core: \"%s\": %s", line, strerror(-ret));
+	read_line(CORE, line, sizeof(line));
+	if (sscanf(line, "%ld %ld %ld %ld %ld %ld", &value[0], &value[1],
+		   &value[2], &value[3], &value[4], &value[5]) != 6)
+		die("core: it says \"%s\"", line);
+}
+
+static const struct {
+	const char *name;
+	bool single;
+	int batch;
+} core_ways[] = {
+	{ "as virtio does", true, 256 },
+	{ "lists of 256", false, 256 },
+	{ "lists of 4096", false, 4096 },
+};
+
+/* A metric of the core, in one of the ways to use it. */
+static void report_core(const char *metric, const char *name, const char *unit,
+			double value)
+{
+	char buf[64];
+
+	snprintf(buf, sizeof(buf), "%s (%s)", metric, name);
+	report(buf, unit, value);
+}
+
+static void bench_core(int argc, char *argv[])
+{
+	long pages = argc < 2 ? 0 : MIB(atol(argv[1])) / PAGE;
+	bool icount = argc > 2 && !strcmp(argv[2], "icount");
+
+	if (!pages)
+		die("core: no size");
+	for (size_t i = 0; i < ARRAY_SIZE(core_ways); i++) {
+		double enqueue = 0, dequeue = 0, all;
+		int times = atoi(argv[0]);
+		long value[6];
+
+		/* What happens for the first time takes longer. */
+		for (int n = -1; n < times; n++) {
+			core_run(core_ways[i].single, core_ways[i].batch, pages,
+				 false, value);
+			if (n < 0)
+				continue;
+			enqueue += value[0];
+			dequeue += value[1];
+		}
+		all = (double)pages * times;
+		report_core("core: enqueue", core_ways[i].name,
+			    icount ? "instr/page" : "pages/s",
+			    icount ? enqueue / all : all / enqueue * 1e9);
+		report_core("core: dequeue", core_ways[i].name,
+			    icount ? "instr/page" : "pages/s",
+			    icount ? dequeue / all : all / dequeue * 1e9);
+	}
+	if (!icount)
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(core_ways); i++) {
+		long value[6];
+
+		core_run(core_ways[i].single, core_ways[i].batch, pages, true,
+			 value);
+		report_core("core: interrupts off", core_ways[i].name, "instr",
+			    value[2] > value[4] ? value[2] : value[4]);
+		report_core("core: preemption off", core_ways[i].name, "instr",
+			    value[3] > value[5] ? value[3] : value[5]);
+	}
+}
+
 int main(int argc, char *argv[])
 {
 	static const struct {
@@ -677,6 +766,7 @@ int main(int argc, char *argv[])
 		{ "fragment", bench_fragment },
 		{ "oom", bench_oom },
 		{ "instructions", bench_instructions },
+		{ "core", bench_core },
 	};
 
 	setvbuf(stdout, NULL, _IOLBF, 0);

@@ -24,11 +24,10 @@
  * done, whatever else it means, so that the books stay right, and a driver that
  * believes only what it may believe never commits a violation.
  *
- * A guest's virtio-serial port takes the requests target, actual, wait, cpu
- * (host.h), and
+ * A guest's virtio-serial port takes the requests target, actual, held, violations
+ * (balloon.h in the series), wait, cpu (host.h), and
  *
  *   calls                how many hypercalls have locked or unlocked pages
- *   violations           how many hypercalls were wrong
  *   sessions             how many sessions the driver has begun
  *   capabilities N,...   what the next sessions are offered
  *   reset                end the session: the answer to all that follows
@@ -954,13 +953,23 @@ static const char *add_rule(bool pages, char *text)
 			  ULONG_MAX);
 }
 
+/* How many of @nr frames from @pfn on are the guest has given. */
+static unsigned long frames_held(unsigned long pfn, unsigned long nr)
+{
+	unsigned long sum = 0;
+
+	while (nr--)
+		sum += !!host.locked[pfn++];
+	return sum;
+}
+
 /* The frames that the guest's port waits for, if it does. */
 static long waiting_for = -1;
 
 static void handle_request(FILE *port, char *request)
 {
 	const char *wrong = NULL;
-	unsigned long long value;
+	unsigned long long value, nr;
 
 	if (sscanf(request, "target %llu", &value) == 1) {
 		host.target = value >> PAGE_SHIFT;
@@ -969,6 +978,9 @@ static void handle_request(FILE *port, char *request)
 		fprintf(port, "ok %lu\n", host.size << PAGE_SHIFT);
 	} else if (sscanf(request, "wait %llu", &value) == 1) {
 		waiting_for = value >> PAGE_SHIFT;
+	} else if (sscanf(request, "held %llu %llu", &value, &nr) == 2 &&
+		   value <= MAX_FRAMES && nr <= MAX_FRAMES - value) {
+		fprintf(port, "ok %lu\n", frames_held(value, nr));
 	} else if (!strcmp(request, "calls")) {
 		fprintf(port, "ok %llu\n", host.page_calls);
 	} else if (!strcmp(request, "violations")) {
