@@ -3,10 +3,10 @@
 # them, and the variables that they know.
 
 VERBS := all deps base tree config image initramfs test base-image reproduce \
-	 boot bench refresh check selfcheck
+	 boot bench refresh check check-all selfcheck
 
 VARIABLES := TAG LINUX LINUX_REMOTE SOURCE DEBIAN_MIRROR SUITES BUILD CACHE \
-	     PATCHES WIP FORCE KIND DEBUG EXTRA_CONFIG JOBS INSTALL \
+	     PATCHES WIP FORCE KIND VARIANT DEBUG EXTRA_CONFIG JOBS INSTALL \
 	     MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS
 
 # Pass on what was set, and only that.
@@ -23,7 +23,7 @@ $(VERBS):
 
 else
 
-all: initramfs image
+all: image initramfs
 	@scripts/test --if-changed
 deps:
 	@scripts/deps
@@ -33,13 +33,13 @@ tree: base
 	@scripts/tree
 config: tree
 	@scripts/configure
-initramfs: tree
-	@scripts/initramfs
 image: config
 	@scripts/build
-test: initramfs image
+initramfs: tree
+	@scripts/initramfs
+test: image initramfs
 	@scripts/test
-boot: initramfs image
+boot: image initramfs
 	@scripts/boot --shell --accel "$$(scripts/accel)" $(MACHINES:%=--machine %)
 base-image:
 	@$(MAKE) KIND=base image
@@ -54,6 +54,9 @@ refresh:
 	@scripts/refresh
 check: deps
 	@scripts/check
+check-all:
+	@scripts/deps --all
+	@scripts/check-all
 selfcheck: all
 	@scripts/selfcheck
 

@@ -13,13 +13,13 @@ function result(line,    rest)
 	print "    " (line ~ /^not / ? "not " : "") "ok " n++ " " rest
 }
 
-/^lab: kunit /		{ mode = "kunit"; next }
+/^lab: (kunit|run) /	{ mode = "kunit"; next }
 /^lab: kselftest$/	{ mode = "kselftest"; next }
 /^lab: /		{ mode = ""; next }
 !mode			{ next }
 /^(not )?ok [0-9]+/	{ result($0); next }
 
-# KUnit: each suite comes with headers of its own, then one level deeper.
+# KUnit, and what "lab.run" runs: each suite comes with headers of its own, then one level deeper.
 mode == "kunit" && /^(KTAP version|1\.\.)/	{ next }
 mode == "kunit"					{ print "    " $0; next }
 

@@ -16,11 +16,15 @@ CACHE=${CACHE:-${XDG_CACHE_HOME:-${HOME:-$TOP/build}/.cache}/linux-balloon}
 JOBS=${JOBS:-$(nproc)}
 DEBUG=${DEBUG:-}
 
+# The configuration, a row of kernel-config/matrix. DEBUG=1 is short for one.
+VARIANT=${VARIANT:-${DEBUG:+debug}}
+[ "$VARIANT" != default ] || VARIANT=
+
 # Three trees: the series; v7.3; and v7.3 with nothing but the series' tests.
 KIND=${KIND:-series}
 TREE=$BUILD/series/tree		# The repository; the others are its worktrees.
 # shellcheck disable=SC2034 # For those who source this.
-OBJ=$BUILD/$KIND/obj${DEBUG:+-debug}
+OBJ=$BUILD/$KIND/obj${VARIANT:+-$VARIANT}
 
 # Commits in $TREE must not depend on who makes them, nor on how git is set up.
 IDENTITY="Balloon Series <balloon-series@localhost>"
@@ -43,6 +47,43 @@ usage()
 	-h|--help) say "$text"; exit 0 ;;
 	*) say "$text" >&2; exit 2 ;;
 	esac
+}
+
+# read_variant: what the matrix says of VARIANT.
+# shellcheck disable=SC2034 # For those who source this.
+read_variant()
+{
+	local name arch cross
+	while read -r name _ arch cross FRAGMENTS; do
+		[ "$name" = "${VARIANT:-default}" ] || continue
+		ARCH=$arch CROSS=${cross#-}
+		# The compiler of the kernel can do both, but has no library for 32 bit.
+		GUEST_CROSS=$CROSS
+		[[ " $FRAGMENTS " != *" i386 "* ]] || GUEST_CROSS=i686-linux-gnu-
+		case $arch in
+		x86) IMAGE=$OBJ/arch/x86/boot/bzImage ;;
+		*) IMAGE=$OBJ/vmlinux ;;
+		esac
+		ARCHIVE=$BUILD/$KIND/initramfs${GUEST_CROSS:+-${GUEST_CROSS%%-*}}.gz
+		return
+	done <"$TOP/kernel-config/matrix"
+	die "VARIANT=$VARIANT is not in kernel-config/matrix"
+}
+
+# make in a kernel tree, for the variant, with the compilers behind ccache.
+kernel_make()
+{
+	make ARCH="$ARCH" CROSS_COMPILE="$CROSS" CC="ccache ${CROSS}gcc" HOSTCC="ccache gcc" -j"$JOBS" "$@"
+}
+
+# The machines of the variant's architecture.
+machines()
+{
+	local f
+	for f in "$TOP"/selftests/machines/*; do
+		# shellcheck source=../selftests/machines/managed
+		(. "$f"; [ "${MACHINE_ARCH:-x86}" != "$ARCH" ] || echo "${f##*/}")
+	done
 }
 
 # git in a repository of ours, whatever the user's configuration says.

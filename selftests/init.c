@@ -10,12 +10,14 @@
  * Words on the kernel's command line choose another job: "lab=probe" powers off
  * at once, "lab=shell" is for a person, "lab.test=COLLECTION:TEST" runs a single
  * kselftest, and "lab.run=PROGRAM,ARGUMENT,..." runs that instead of all tests.
+ * "lab=kunit" is for the KUnit tests, without kselftests, but before "lab.run".
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -224,6 +226,29 @@ static unsigned long tainted(void)
 	return value;
 }
 
+/*
+ * If the kernel can look for memory that it has leaked, have it do so, and tell the
+ * console, as any other complaint of the kernel. It looks twice, to see that what it
+ * suspects has not changed, and not at what is younger than five seconds.
+ */
+static void find_leaks(void)
+{
+	int fd = open("/sys/kernel/debug/kmemleak", O_RDWR | O_CLOEXEC);
+	char buf[4096];
+	ssize_t len;
+
+	if (fd < 0 && errno == ENOENT)
+		return;
+	sleep(6);
+	for (int i = 0; i < 2; i++)
+		if (write(fd, "scan", 4) != 4)
+			printf("WARNING: kmemleak: %s\n", strerror(errno));
+	while ((len = read(fd, buf, sizeof(buf))) > 0)
+		fwrite(buf, 1, len, stdout);
+	fflush(stdout);
+	close(fd);
+}
+
 static void shell(void)
 {
 	char *argv[] = { "/bin/sh", "-l", NULL };
@@ -247,6 +272,7 @@ static void shell(void)
 int main(void)
 {
 	struct utsname uts;
+	bool kunit;
 	int fd;
 
 	mount_fs("proc", "/proc", NULL);
@@ -275,12 +301,14 @@ int main(void)
 		power_off();
 	}
 
-	if (*cmdline("lab.run")) {
-		run_program(cmdline("lab.run"));
-	} else {
+	kunit = !strcmp(cmdline("lab"), "kunit");
+	if (kunit || !*cmdline("lab.run"))
 		copy_kunit_results();
+	if (*cmdline("lab.run"))
+		run_program(cmdline("lab.run"));
+	else if (!kunit)
 		run_kselftests();
-	}
+	find_leaks();
 	say("lab: tainted %lu\n", tainted());
 	say("lab: done\n");
 	if (fd >= 0)

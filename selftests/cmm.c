@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Tests of pseries' balloon, cmm. With simulate=1 it asks a file in sysfs, not the
+ * hypervisor, how much to loan, and so it needs no machine that can overcommit.
+ *
+ * Prints KTAP like that of KUnit, as that is what scripts/ktap.awk knows. What is
+ * loaned has to be the same, to the kB, in cmm's sysfs, in Balloon: and in what
+ * is missing from MemTotal: of /proc/meminfo.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MODULE		"/lib/cmm.ko"
+#define CMM		"/sys/devices/system/cmm/cmm0/"
+#define PARAMETERS	"/sys/module/cmm/parameters/"
+#define MEMORY		"/sys/devices/system/memory/"
+#define NODE		"/sys/devices/system/node/"
+#define TARGET		CMM "simulate_loan_target_kb"
+#define MIB(n)		((n) * 1024L)	/* All sizes are in kB. */
+#define WAIT_SECONDS	30		/* cmm looks once a second. */
+
+static bool failed;
+static long total_kb;		/* MemTotal: with nothing loaned. */
+
+/* Say why the current test fails. */
+static void __attribute__((format(printf, 1, 2))) fail(const char *fmt, ...)
+{
+	va_list args;
+
+	failed = true;
+	printf("    # ");
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+}
+
+static bool read_file(const char *path, char *buf, size_t size)
+{
+	int fd = open(path, O_RDONLY);
+	ssize_t len = fd < 0 ? -1 : read(fd, buf, size - 1);
+
+	if (fd >= 0)
+		close(fd);
+	buf[len < 0 ? 0 : len] = '\0';
+	return len >= 0;
+}
+
+static long read_long(const char *path)
+{
+	char buf[64];
+
+	return read_file(path, buf, sizeof(buf)) ? atol(buf) : -1;
+}
+
+static bool try_write(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	ssize_t len = fd < 0 ? -1 : write(fd, text, strlen(text));
+
+	if (fd >= 0)
+		close(fd);
+	return len == (ssize_t)strlen(text);
+}
+
+static void write_file(const char *path, const char *text)
+{
+	if (!try_write(path, text))
+		fail("can't write %s to %s: %s", text, path, strerror(errno));
+}
+
+static void write_long(const char *path, long value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%ld", value);
+	write_file(path, text);
+}
+
+/* The value of a line of /proc/meminfo or /proc/vmstat; -1 without. */
+static long read_line(const char *path, const char *key)
+{
+	size_t len = strlen(key);
+	FILE *f = fopen(path, "r");
+	char line[256];
+	long value = -1;
+
+	while (f && value < 0 && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, len) && strchr(": ", line[len]))
+			value = atol(line + len + 1);
+	if (f)
+		fclose(f);
+	return value;
+}
+
+static long meminfo(const char *key) { return read_line("/proc/meminfo", key); }
+static long vmstat(const char *key) { return read_line("/proc/vmstat", key); }
+
+static void nap(long ms)
+{
+	struct timespec ts = { ms / 1000, ms % 1000 * 1000000 };
+
+	nanosleep(&ts, NULL);
+}
+
+static void expect(const char *what, long is, long should)
+{
+	if (is != should)
+		fail("%s is %ld, and should be %ld", what, is, should);
+}
+
+/* All counters say that @kb are loaned. */
+static void expect_now(long kb)
+{
+	/* What the CPUs have counted gets where it is read. */
+	write_file("/proc/sys/vm/stat_refresh", "1");
+	expect("loaned_kb", read_long(CMM "loaned_kb"), kb);
+	expect("Balloon:", meminfo("Balloon"), kb);
+	expect("MemTotal:", meminfo("MemTotal"), total_kb - kb);
+}
+
+/* They come to say that in time, and then it stays so. */
+static void expect_loaned(long kb)
+{
+	for (int i = 0; i < WAIT_SECONDS * 10 &&
+	     read_long(CMM "loaned_kb") != kb; i++)
+		nap(100);
+	nap(1500);
+	expect_now(kb);
+}
+
+static void loan(long kb)
+{
+	write_long(TARGET, kb);
+	expect_loaned(kb);
+}
+
+static void load(const char *parameters)
+{
+	int fd = open(MODULE, O_RDONLY);
+
+	if (fd < 0 || syscall(SYS_finit_module, fd, parameters, 0))
+		fail("can't load " MODULE ": %s", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
+static void unload(void)
+{
+	if (syscall(SYS_delete_module, "cmm", 0))
+		fail("can't unload cmm: %s", strerror(errno));
+	write_file("/proc/sys/vm/stat_refresh", "1");
+	expect("Balloon:", meminfo("Balloon"), 0);
+	expect("MemTotal:", meminfo("MemTotal"), total_kb);
+}
+
+static void test_loans(void)
+{
+	long page_kb = sysconf(_SC_PAGESIZE) / 1024;
+	long inflated = vmstat("balloon_inflate");
+
+	loan(MIB(64));
+	expect("balloon_inflate", vmstat("balloon_inflate") - inflated,
+	       MIB(64) / page_kb);
+}
+
+static void test_up_and_down(void)
+{
+	long deflated = vmstat("balloon_deflate");
+	long page_kb = sysconf(_SC_PAGESIZE) / 1024;
+
+	loan(MIB(32));
+	loan(MIB(256));
+	loan(MIB(100));
+	loan(MIB(300));
+	loan(0);
+	expect("balloon_deflate", vmstat("balloon_deflate") - deflated,
+	       MIB(156 + 300) / page_kb);
+}
+
+/* Targets are in kB: what is less than a page is not loaned. */
+static void test_odd_target(void)
+{
+	long page_kb = sysconf(_SC_PAGESIZE) / 1024;
+
+	write_long(TARGET, MIB(10) + page_kb - 1);
+	expect_loaned(MIB(10));
+	write_long(TARGET, MIB(10) + page_kb);
+	expect_loaned(MIB(10) + page_kb);
+	write_long(TARGET, page_kb - 1);
+	expect_loaned(0);
+}
+
+/* However much is asked for, some memory stays. */
+static void test_min_mem(void)
+{
+	long min_mb = total_kb / 1024 - 200;
+
+	write_long(PARAMETERS "min_mem_mb", min_mb);
+	write_long(TARGET, 10 * total_kb);
+	expect_loaned(total_kb - MIB(min_mb));
+	write_long(TARGET, 0);
+	expect_loaned(0);
+	write_long(PARAMETERS "min_mem_mb", 256);
+}
+
+/*
+ * Fill memory, loan what is freed in between, and free the rest: the loaned pages
+ * are everywhere, and compaction has something to do.
+ */
+static void test_compaction(void)
+{
+	long size_kb = meminfo("MemFree") - MIB(64), migrated;
+	const long hole_kb = MIB(1);
+	char *mem;
+
+	mem = mmap(NULL, size_kb * 1024, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem == MAP_FAILED) {
+		fail("mmap: %s", strerror(errno));
+		return;
+	}
+	madvise(mem, size_kb * 1024, MADV_NOHUGEPAGE);
+	memset(mem, 1, size_kb * 1024);
+	for (long kb = 0; kb + hole_kb < size_kb; kb += 2 * hole_kb)
+		madvise(mem + kb * 1024, hole_kb * 1024, MADV_DONTNEED);
+	loan(MIB(192));
+	munmap(mem, size_kb * 1024);
+
+	migrated = vmstat("balloon_migrate");
+	write_file("/proc/sys/vm/compact_memory", "1");
+	migrated = vmstat("balloon_migrate") - migrated;
+	printf("    # %ld pages migrated\n", migrated);
+	if (!migrated)
+		fail("no page has been migrated");
+	expect_now(MIB(192));
+	loan(0);
+}
+
+/* Loaned pages leave a block of memory that goes offline, and stay loaned. */
+static bool offline_and_online(const char *block, long block_kb, long loaned_kb)
+{
+	const long online_kb = total_kb;
+	char path[256], buf[64];
+
+	snprintf(path, sizeof(path), "%s/valid_zones", block);
+	if (!read_file(path, buf, sizeof(buf)) ||
+	    strncmp(buf, "Movable", strlen("Movable")))
+		return false;
+	/* What booting has allocated can be in the way. */
+	snprintf(path, sizeof(path), "%s/state", block);
+	if (!try_write(path, "offline"))
+		return false;
+	total_kb -= block_kb;
+	expect_now(loaned_kb);
+	write_file(path, "online_movable");
+	total_kb = online_kb;
+	return true;
+}
+
+/* cmm takes the memory next to it first. */
+static void run_cmm_on(int cpu)
+{
+	bool done = false;
+	cpu_set_t cpus;
+	char comm[32];
+	glob_t tasks;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	if (glob("/proc/[0-9]*/comm", 0, NULL, &tasks))
+		tasks.gl_pathc = 0;
+	for (size_t i = 0; i < tasks.gl_pathc; i++)
+		if (read_file(tasks.gl_pathv[i], comm, sizeof(comm)) &&
+		    !strcmp(comm, "cmmthread\n") &&
+		    !sched_setaffinity(atoi(tasks.gl_pathv[i] + strlen("/proc/")),
+				       sizeof(cpus), &cpus))
+			done = true;
+	if (!done)
+		fail("there is no cmmthread");
+	globfree(&tasks);
+}
+
+/*
+ * Memory that goes offline moves to another node, and a block has room there. Most
+ * of the first node's movable memory is loaned: no block of it can be without.
+ */
+static void test_offline(void)
+{
+	const long loaned_kb = MIB(600);
+	long migrated, block_kb, blocks_done = 0;
+	char buf[64];
+	glob_t blocks;
+
+	run_cmm_on(0);
+	loan(loaned_kb);
+	if (!read_file(MEMORY "block_size_bytes", buf, sizeof(buf)))
+		fail("block_size_bytes: %s", strerror(errno));
+	block_kb = strtol(buf, NULL, 16) / 1024;
+	if (glob(MEMORY "memory*", 0, NULL, &blocks))
+		blocks.gl_pathc = 0;
+	migrated = vmstat("balloon_migrate");
+	for (size_t i = 0; !failed && i < blocks.gl_pathc; i++)
+		blocks_done += offline_and_online(blocks.gl_pathv[i], block_kb,
+						  loaned_kb);
+	globfree(&blocks);
+	migrated = vmstat("balloon_migrate") - migrated;
+	printf("    # %ld blocks, %ld pages migrated\n", blocks_done, migrated);
+	if (!blocks_done)
+		fail("no block of movable memory can go offline");
+	if (!migrated)
+		fail("no page has been migrated");
+	/* cmm rests for a while, and goes on. */
+	loan(MIB(200));
+	loan(0);
+	expect("nr_balloon_pages of node 0", read_line(NODE "node0/vmstat", "nr_balloon_pages"), 0);
+	expect("nr_balloon_pages of node 1", read_line(NODE "node1/vmstat", "nr_balloon_pages"), 0);
+}
+
+/* The OOM killer gets some of it, and that is not loaned again. */
+static void test_oom(void)
+{
+	loan(MIB(50));
+	/* Only the notifiers have something to give: nobody is to be killed. */
+	write_file("/proc/self/oom_score_adj", "-1000");
+	write_file("/proc/sysrq-trigger", "f");
+	expect_loaned(MIB(49));
+	expect("oom_freed_kb", read_long(CMM "oom_freed_kb"), MIB(1));
+	write_file(CMM "oom_freed_kb", "0");
+	expect_loaned(MIB(50));
+	loan(0);
+}
+
+static void test_disable(void)
+{
+	loan(MIB(128));
+	write_file(PARAMETERS "disable", "1");
+	expect_now(0);
+	/* Nobody is there to see the target. */
+	expect_loaned(0);
+	write_file(PARAMETERS "disable", "0");
+	expect_loaned(MIB(128));
+	write_file(PARAMETERS "disable", "1");
+	write_file(PARAMETERS "disable", "0");
+	expect_loaned(MIB(128));
+}
+
+/* Pages that are loaned when the module is unloaded come back. */
+static void test_unload(void)
+{
+	loan(MIB(128));
+	unload();
+	load("simulate=1");
+	loan(MIB(64));
+}
+
+static void test_load_disabled(void)
+{
+	unload();
+	load("simulate=1 disable=1");
+	write_long(TARGET, MIB(16));
+	expect_loaned(0);
+	write_file(PARAMETERS "disable", "0");
+	expect_loaned(MIB(16));
+	write_file(PARAMETERS "disable", "1");
+	expect_now(0);
+	unload();
+	load("simulate=1");
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} tests[] = {
+	{ "cmm_test_loans", test_loans },
+	{ "cmm_test_up_and_down", test_up_and_down },
+	{ "cmm_test_odd_target", test_odd_target },
+	{ "cmm_test_min_mem", test_min_mem },
+	{ "cmm_test_compaction", test_compaction },
+	{ "cmm_test_offline", test_offline },
+	{ "cmm_test_oom", test_oom },
+	{ "cmm_test_disable", test_disable },
+	{ "cmm_test_unload", test_unload },
+	{ "cmm_test_load_disabled", test_load_disabled },
+};
+
+int main(void)
+{
+	const unsigned int nr = sizeof(tests) / sizeof(tests[0]);
+	unsigned int nr_failed = 0;
+
+	setlinebuf(stdout);
+	printf("KTAP version 1\n1..1\n");
+	printf("    KTAP version 1\n    # Subtest: cmm\n    1..%u\n", nr);
+	total_kb = meminfo("MemTotal");
+	load("simulate=1");
+	for (unsigned int i = 0; i < nr; i++) {
+		if (i > 0)
+			failed = false;
+		write_long(TARGET, 0);
+		expect_loaned(0);
+		if (!failed)
+			tests[i].run();
+		nr_failed += failed;
+		printf("    %sok %u %s\n", failed ? "not " : "", i + 1,
+		       tests[i].name);
+	}
+	printf("%sok 1 cmm\n", nr_failed ? "not " : "");
+	return 0;
+}
