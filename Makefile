@@ -3,11 +3,11 @@
 # them, and the variables that they know.
 
 VERBS := all deps base tree config image initramfs test base-image reproduce \
-	 boot bench refresh b4 check check-all selfcheck
+	 boot bench refresh b4 version-diff check check-all selfcheck
 
 VARIABLES := TAG LINUX LINUX_REMOTE SOURCE DEBIAN_MIRROR SUITES BUILD CACHE \
 	     PATCHES WIP FORCE KIND VARIANT DEBUG EXTRA_CONFIG JOBS INSTALL \
-	     SIGN_OFF MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS
+	     SIGN_OFF V MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS
 
 # Pass on what was set, and only that.
 $(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval export $v)))
@@ -54,6 +54,8 @@ refresh:
 	@scripts/refresh
 b4: base
 	@scripts/b4
+version-diff: base
+	@scripts/version-diff
 check: deps
 	@scripts/check
 check-all:

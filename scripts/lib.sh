@@ -89,13 +89,13 @@ machines()
 # git in a repository of ours, whatever the user's configuration says.
 tree_git() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git -C "$TREE" "$@"; }
 
-# sparse_clone DIR: a clone that borrows the objects of $TREE. Its files are those
-# that the patches name, and what git has to know to make a diff of them.
+# sparse_clone DIR [PATCHES]: a clone that borrows the objects of $TREE. Its files are
+# those that the patches name, and what git has to know to make a diff of them.
 sparse_clone()
 {
 	rm -rf "$1"
 	tree_git clone -q --shared --no-checkout "$TREE" "$1" &&
-	{ echo /.gitattributes; sed -n 's,^\(---\|+++\) [ab]/,/,p' "$TOP"/patches/*.patch; } | sort -u |
+	{ echo /.gitattributes; sed -n 's,^\(---\|+++\) [ab]/,/,p' "${2:-$TOP/patches}"/*.patch; } | sort -u |
 		tree_git -C "$1" sparse-checkout set --no-cone --stdin &&
 	tree_git -C "$1" checkout -q -B series
 }
