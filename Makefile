@@ -3,7 +3,7 @@
 # them, and the variables that they know.
 
 VERBS := all deps base tree config image initramfs test base-image reproduce \
-	 boot bench refresh b4 version-diff check check-all selfcheck
+	 boot bench refresh b4 version-diff ci-matrix check check-all selfcheck
 
 VARIABLES := TAG LINUX LINUX_REMOTE SOURCE DEBIAN_MIRROR SUITES BUILD CACHE \
 	     PATCHES WIP FORCE KIND VARIANT DEBUG EXTRA_CONFIG JOBS INSTALL \
@@ -56,6 +56,8 @@ b4: base
 	@scripts/b4
 version-diff: base
 	@scripts/version-diff
+ci-matrix:
+	@scripts/ci-matrix
 check: deps
 	@scripts/check
 check-all:
