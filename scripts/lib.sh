@@ -220,6 +220,9 @@ series_id()
 	(cd "$TOP/patches" && printf '%s\n' "${patches[@]}" && cat -- "${patches[@]}") | sha256sum | cut -c 1-16
 }
 
+# series_comment NAME: the value of a line "# NAME: VALUE" of the series.
+series_comment() { sed -n "s/^# $1: *//p" "$TOP/series"; }
+
 # The text of the cover letter, the subject first, without what git adds.
 readonly COVER=$TOP/patches/0000-cover-letter.patch
 cover_text()
