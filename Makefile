@@ -3,11 +3,11 @@
 # them, and the variables that they know.
 
 VERBS := all deps base tree config image initramfs test base-image reproduce \
-	 boot bench refresh check check-all selfcheck
+	 boot bench refresh b4 version-diff ci-matrix check check-all selfcheck
 
 VARIABLES := TAG LINUX LINUX_REMOTE SOURCE DEBIAN_MIRROR SUITES BUILD CACHE \
 	     PATCHES WIP FORCE KIND VARIANT DEBUG EXTRA_CONFIG JOBS INSTALL \
-	     MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS
+	     SIGN_OFF V MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS
 
 # Pass on what was set, and only that.
 $(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval export $v)))
@@ -52,6 +52,12 @@ bench:
 	@KIND=series scripts/bench
 refresh:
 	@scripts/refresh
+b4: base
+	@scripts/b4
+version-diff: base
+	@scripts/version-diff
+ci-matrix:
+	@scripts/ci-matrix
 check: deps
 	@scripts/check
 check-all:

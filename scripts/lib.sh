@@ -89,6 +89,17 @@ machines()
 # git in a repository of ours, whatever the user's configuration says.
 tree_git() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git -C "$TREE" "$@"; }
 
+# sparse_clone DIR [PATCHES]: a clone that borrows the objects of $TREE. Its files are
+# those that the patches name, and what git has to know to make a diff of them.
+sparse_clone()
+{
+	rm -rf "$1"
+	tree_git clone -q --shared --no-checkout "$TREE" "$1" &&
+	{ echo /.gitattributes; sed -n 's,^\(---\|+++\) [ab]/,/,p' "${2:-$TOP/patches}"/*.patch; } | sort -u |
+		tree_git -C "$1" sparse-checkout set --no-cone --stdin &&
+	tree_git -C "$1" checkout -q -B series
+}
+
 # One job at a time in a build directory; the lock goes away with its holder.
 lock_build()
 {
@@ -207,4 +218,16 @@ series_id()
 		[ -f "$TOP/patches/$p" ] || die "series names patches/$p, which does not exist"
 	done
 	(cd "$TOP/patches" && printf '%s\n' "${patches[@]}" && cat -- "${patches[@]}") | sha256sum | cut -c 1-16
+}
+
+# series_comment NAME: the value of a line "# NAME: VALUE" of the series.
+series_comment() { sed -n "s/^# $1: *//p" "$TOP/series"; }
+
+# The text of the cover letter, the subject first, without what git adds.
+readonly COVER=$TOP/patches/0000-cover-letter.patch
+cover_text()
+{
+	sed -n 's/^Subject: \[PATCH[^]]*\] //p' "$COVER"
+	echo
+	sed "1,/^\$/d; /^${IDENTITY% <*} ([0-9]*):\$/,\$d" "$COVER"
 }
