@@ -50,6 +50,7 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 
 #include "host.h"
@@ -67,6 +68,8 @@
 #define MAX_RING		256
 #define MAX_SEGMENTS		64
 #define MAX_LOGGED		20	/* Violations. */
+#define SHM			"/dev/shm"
+#define SHM_SIZE		(4ULL << 30)	/* For several VMs. */
 #define RANDOM_INTERVAL_NS	20000
 #define MS			1000000ULL	/* In ns. */
 
@@ -1441,6 +1444,15 @@ static int open_output(const char *path, const char *what)
 	return fd;
 }
 
+/* A VM has its memory in /dev/shm, which containers have little of. */
+static bool has_shm(void)
+{
+	struct statvfs fs;
+
+	return !statvfs(SHM, &fs) && !(fs.f_flag & ST_NOEXEC) &&
+	       (uint64_t)fs.f_bavail * fs.f_frsize >= SHM_SIZE;
+}
+
 /* Start the kernel: our end of the pipe is the result. */
 static int start_vm(char **argv, int argc, const char *dir, int console,
 		    int results)
@@ -1478,6 +1490,8 @@ static int start_vm(char **argv, int argc, const char *dir, int console,
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (!has_shm())
+		setenv("TMPDIR", dir, 1);
 	/* Out of each other's way first. */
 	console = fcntl(console, F_DUPFD, 16);
 	results = fcntl(results, F_DUPFD, 16);
