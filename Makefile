@@ -3,11 +3,12 @@
 # them, and the variables that they know.
 
 VERBS := all deps base tree config image initramfs test base-image reproduce \
-	 boot bench refresh b4 version-diff ci-matrix check check-all selfcheck
+	 boot bench hostile refresh b4 version-diff ci-matrix check check-all selfcheck
 
 VARIABLES := TAG LINUX LINUX_REMOTE SOURCE DEBIAN_MIRROR SUITES BUILD CACHE \
 	     PATCHES WIP FORCE KIND VARIANT DEBUG EXTRA_CONFIG JOBS INSTALL \
-	     SIGN_OFF V MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS
+	     SIGN_OFF V MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS \
+	     SCENARIO SEED SCENARIO_LIMIT
 
 # Pass on what was set, and only that.
 $(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval export $v)))
@@ -50,6 +51,9 @@ bench:
 	@$(MAKE) KIND=series CORE_BENCH=1 initramfs image
 	@$(MAKE) KIND=base CORE_BENCH=1 image
 	@KIND=series scripts/bench
+hostile: initramfs
+	@$(MAKE) VARIANT=um image
+	@VARIANT=um scripts/hostile
 refresh:
 	@scripts/refresh
 b4: base
@@ -64,6 +68,7 @@ check-all:
 	@scripts/deps --all
 	@scripts/check-all
 selfcheck: all
+	@$(MAKE) VARIANT=um image
 	@scripts/selfcheck
 
 endif

@@ -4,8 +4,8 @@
  *
  * Mounts what tests need, copies the results of the KUnit tests that ran at
  * boot, runs the kselftests, and powers off. All results go to a virtio-serial
- * port; the console is just a log. The lines that this program adds to the
- * results start with "lab: ".
+ * port, or to the terminal that "lab.results=TTY" names; the console is just a
+ * log. The lines that this program adds to the results start with "lab: ".
  *
  * Words on the kernel's command line choose another job: "lab=probe" powers off
  * at once, "lab=shell" is for a person, "lab.test=COLLECTION:TEST" runs a single
@@ -110,6 +110,19 @@ static int open_port(const char *name)
 		fd = open(path, O_WRONLY | O_CLOEXEC);
 	}
 	closedir(dir);
+	return fd;
+}
+
+/* Open a terminal that leaves alone what is written to it; -1 without. */
+static int open_tty(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	struct termios tio;
+
+	if (fd >= 0 && !tcgetattr(fd, &tio)) {
+		cfmakeraw(&tio);
+		tcsetattr(fd, TCSANOW, &tio);
+	}
 	return fd;
 }
 
@@ -288,6 +301,8 @@ int main(void)
 	setenv("HOME", "/tmp", 1);
 
 	fd = open_port(RESULTS_PORT);
+	if (fd < 0 && *cmdline("lab.results"))
+		fd = open_tty(cmdline("lab.results"));
 	if (fd >= 0)
 		results = fd;
 	if (uname(&uts))
