@@ -30,6 +30,21 @@ gate()
 	fi
 }
 
+# scripts/each, of all commits. Little of what one touches can be built in parallel,
+# but commits can.
+each_in_parts()
+{
+	local i n=$((JOBS < 4 ? JOBS : 4)) bad=0 parts=()
+	for ((i = 1; i <= n; i++)); do
+		"$TOP/scripts/each" --part "$i/$n" "$@" &
+		parts+=($!)
+	done
+	for i in "${parts[@]}"; do
+		wait "$i" || bad=1
+	done
+	return $bad
+}
+
 # What all of it came to; the exit status is for the script to end with.
 gates_end()
 {
