@@ -1,17 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Every verb is a script in scripts/ with a --help of its own. "make help" lists
-# them, and the variables that they know.
+# them, and the variables that they know: make passes on all that were set.
 
 VERBS := all deps base tree config image initramfs test base-image reproduce \
 	 boot bench hostile refresh b4 version-diff ci-matrix check check-all selfcheck
-
-VARIABLES := TAG LINUX LINUX_REMOTE SOURCE DEBIAN_MIRROR SUITES BUILD CACHE \
-	     PATCHES WIP FORCE KIND VARIANT DEBUG EXTRA_CONFIG JOBS INSTALL \
-	     SIGN_OFF V MACHINES TEST APPEND ACCEL BOOT_OPTIONS BENCH ROUNDS \
-	     SCENARIO SEED SCENARIO_LIMIT
-
-# Pass on what was set, and only that.
-$(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval export $v)))
 
 .NOTPARALLEL:
 .PHONY: $(VERBS) help clean

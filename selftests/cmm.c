@@ -8,27 +8,19 @@
  * is missing from MemTotal: of /proc/meminfo.
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <glob.h>
 #include <sched.h>
 #include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "balloon.h"
 
 #define MODULE		"/lib/cmm.ko"
 #define CMM		"/sys/devices/system/cmm/cmm0/"
 #define PARAMETERS	"/sys/module/cmm/parameters/"
-#define MEMORY		"/sys/devices/system/memory/"
-#define NODE		"/sys/devices/system/node/"
 #define TARGET		CMM "simulate_loan_target_kb"
-#define MIB(n)		((n) * 1024L)	/* All sizes are in kB. */
+#define MIB_KB(n)	((n) * 1024L)	/* All sizes are in kB. */
 #define WAIT_SECONDS	30		/* cmm looks once a second. */
 
 static bool failed;
@@ -47,66 +39,35 @@ static void __attribute__((format(printf, 1, 2))) fail(const char *fmt, ...)
 	printf("\n");
 }
 
-static bool read_file(const char *path, char *buf, size_t size)
-{
-	int fd = open(path, O_RDONLY);
-	ssize_t len = fd < 0 ? -1 : read(fd, buf, size - 1);
-
-	if (fd >= 0)
-		close(fd);
-	buf[len < 0 ? 0 : len] = '\0';
-	return len >= 0;
-}
-
 static long read_long(const char *path)
 {
-	char buf[64];
+	char line[64];
 
-	return read_file(path, buf, sizeof(buf)) ? atol(buf) : -1;
+	read_line(path, line, sizeof(line));
+	return line[0] ? atol(line) : -1;
 }
 
-static bool try_write(const char *path, const char *text)
+static void set(const char *path, const char *value)
 {
-	int fd = open(path, O_WRONLY);
-	ssize_t len = fd < 0 ? -1 : write(fd, text, strlen(text));
+	int ret = write_file(path, value);
 
-	if (fd >= 0)
-		close(fd);
-	return len == (ssize_t)strlen(text);
+	if (ret)
+		fail("can't write %s to %s: %s", value, path, strerror(-ret));
 }
 
-static void write_file(const char *path, const char *text)
-{
-	if (!try_write(path, text))
-		fail("can't write %s to %s: %s", text, path, strerror(errno));
-}
-
-static void write_long(const char *path, long value)
+static void set_long(const char *path, long value)
 {
 	char text[32];
 
 	snprintf(text, sizeof(text), "%ld", value);
-	write_file(path, text);
+	set(path, text);
 }
 
-/* The value of a line of /proc/meminfo or /proc/vmstat; -1 without. */
-static long read_line(const char *path, const char *key)
+/* kB. */
+static long meminfo(const char *key)
 {
-	size_t len = strlen(key);
-	FILE *f = fopen(path, "r");
-	char line[256];
-	long value = -1;
-
-	while (f && value < 0 && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, len) && strchr(": ", line[len]))
-			value = atol(line + len + 1);
-	if (f)
-		fclose(f);
-	return value;
+	return read_meminfo(key) / 1024;
 }
-
-static long meminfo(const char *key) { return read_line("/proc/meminfo", key); }
-static long vmstat(const char *key) { return read_line("/proc/vmstat", key); }
 
 static void nap(long ms)
 {
@@ -125,7 +86,8 @@ static void expect(const char *what, long is, long should)
 static void expect_now(long kb)
 {
 	/* What the CPUs have counted gets where it is read. */
-	write_file("/proc/sys/vm/stat_refresh", "1");
+	if (refresh_counters())
+		fail("the counters can't be refreshed");
 	expect("loaned_kb", read_long(CMM "loaned_kb"), kb);
 	expect("Balloon:", meminfo("Balloon"), kb);
 	expect("MemTotal:", meminfo("MemTotal"), total_kb - kb);
@@ -143,7 +105,7 @@ static void expect_loaned(long kb)
 
 static void loan(long kb)
 {
-	write_long(TARGET, kb);
+	set_long(TARGET, kb);
 	expect_loaned(kb);
 }
 
@@ -161,7 +123,8 @@ static void unload(void)
 {
 	if (syscall(SYS_delete_module, "cmm", 0))
 		fail("can't unload cmm: %s", strerror(errno));
-	write_file("/proc/sys/vm/stat_refresh", "1");
+	if (refresh_counters())
+		fail("the counters can't be refreshed");
 	expect("Balloon:", meminfo("Balloon"), 0);
 	expect("MemTotal:", meminfo("MemTotal"), total_kb);
 }
@@ -169,25 +132,25 @@ static void unload(void)
 static void test_loans(void)
 {
 	long page_kb = sysconf(_SC_PAGESIZE) / 1024;
-	long inflated = vmstat("balloon_inflate");
+	long inflated = read_vmstat("balloon_inflate");
 
-	loan(MIB(64));
-	expect("balloon_inflate", vmstat("balloon_inflate") - inflated,
-	       MIB(64) / page_kb);
+	loan(MIB_KB(64));
+	expect("balloon_inflate", read_vmstat("balloon_inflate") - inflated,
+	       MIB_KB(64) / page_kb);
 }
 
 static void test_up_and_down(void)
 {
-	long deflated = vmstat("balloon_deflate");
+	long deflated = read_vmstat("balloon_deflate");
 	long page_kb = sysconf(_SC_PAGESIZE) / 1024;
 
-	loan(MIB(32));
-	loan(MIB(256));
-	loan(MIB(100));
-	loan(MIB(300));
+	loan(MIB_KB(32));
+	loan(MIB_KB(256));
+	loan(MIB_KB(100));
+	loan(MIB_KB(300));
 	loan(0);
-	expect("balloon_deflate", vmstat("balloon_deflate") - deflated,
-	       MIB(156 + 300) / page_kb);
+	expect("balloon_deflate", read_vmstat("balloon_deflate") - deflated,
+	       MIB_KB(156 + 300) / page_kb);
 }
 
 /* Targets are in kB: what is less than a page is not loaned. */
@@ -195,11 +158,11 @@ static void test_odd_target(void)
 {
 	long page_kb = sysconf(_SC_PAGESIZE) / 1024;
 
-	write_long(TARGET, MIB(10) + page_kb - 1);
-	expect_loaned(MIB(10));
-	write_long(TARGET, MIB(10) + page_kb);
-	expect_loaned(MIB(10) + page_kb);
-	write_long(TARGET, page_kb - 1);
+	set_long(TARGET, MIB_KB(10) + page_kb - 1);
+	expect_loaned(MIB_KB(10));
+	set_long(TARGET, MIB_KB(10) + page_kb);
+	expect_loaned(MIB_KB(10) + page_kb);
+	set_long(TARGET, page_kb - 1);
 	expect_loaned(0);
 }
 
@@ -208,12 +171,12 @@ static void test_min_mem(void)
 {
 	long min_mb = total_kb / 1024 - 200;
 
-	write_long(PARAMETERS "min_mem_mb", min_mb);
-	write_long(TARGET, 10 * total_kb);
-	expect_loaned(total_kb - MIB(min_mb));
-	write_long(TARGET, 0);
+	set_long(PARAMETERS "min_mem_mb", min_mb);
+	set_long(TARGET, 10 * total_kb);
+	expect_loaned(total_kb - MIB_KB(min_mb));
+	set_long(TARGET, 0);
 	expect_loaned(0);
-	write_long(PARAMETERS "min_mem_mb", 256);
+	set_long(PARAMETERS "min_mem_mb", 256);
 }
 
 /*
@@ -222,10 +185,14 @@ static void test_min_mem(void)
  */
 static void test_compaction(void)
 {
-	long size_kb = meminfo("MemFree") - MIB(64), migrated;
-	const long hole_kb = MIB(1);
+	long size_kb = meminfo("MemFree") - MIB_KB(64), migrated;
+	const long hole_kb = MIB_KB(1);
 	char *mem;
 
+	if (size_kb <= 0) {
+		fail("no memory is free");
+		return;
+	}
 	mem = mmap(NULL, size_kb * 1024, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (mem == MAP_FAILED) {
@@ -236,38 +203,34 @@ static void test_compaction(void)
 	memset(mem, 1, size_kb * 1024);
 	for (long kb = 0; kb + hole_kb < size_kb; kb += 2 * hole_kb)
 		madvise(mem + kb * 1024, hole_kb * 1024, MADV_DONTNEED);
-	loan(MIB(192));
+	loan(MIB_KB(192));
 	munmap(mem, size_kb * 1024);
 
-	migrated = vmstat("balloon_migrate");
-	write_file("/proc/sys/vm/compact_memory", "1");
-	migrated = vmstat("balloon_migrate") - migrated;
+	migrated = read_vmstat("balloon_migrate");
+	set("/proc/sys/vm/compact_memory", "1");
+	migrated = read_vmstat("balloon_migrate") - migrated;
 	printf("    # %ld pages migrated\n", migrated);
 	if (!migrated)
 		fail("no page has been migrated");
-	expect_now(MIB(192));
+	expect_now(MIB_KB(192));
 	loan(0);
 }
 
 /* Loaned pages leave a block of memory that goes offline, and stay loaned. */
-static bool offline_and_online(const char *block, long block_kb, long loaned_kb)
+static long offline_and_online(int block, void *arg)
 {
-	const long online_kb = total_kb;
-	char path[256], buf[64];
+	const long loaned_kb = *(long *)arg, online_kb = total_kb;
 
-	snprintf(path, sizeof(path), "%s/valid_zones", block);
-	if (!read_file(path, buf, sizeof(buf)) ||
-	    strncmp(buf, "Movable", strlen("Movable")))
-		return false;
 	/* What booting has allocated can be in the way. */
-	snprintf(path, sizeof(path), "%s/state", block);
-	if (!try_write(path, "offline"))
-		return false;
-	total_kb -= block_kb;
+	if (failed || !memory_block_movable(block) ||
+	    set_memory_block(block, "offline"))
+		return 0;
+	total_kb -= memory_block_pages() * sysconf(_SC_PAGESIZE) / 1024;
 	expect_now(loaned_kb);
-	write_file(path, "online_movable");
+	if (set_memory_block(block, "online_movable"))
+		fail("memory block %d stays offline", block);
 	total_kb = online_kb;
-	return true;
+	return 1;
 }
 
 /* cmm takes the memory next to it first. */
@@ -282,12 +245,13 @@ static void run_cmm_on(int cpu)
 	CPU_SET(cpu, &cpus);
 	if (glob("/proc/[0-9]*/comm", 0, NULL, &tasks))
 		tasks.gl_pathc = 0;
-	for (size_t i = 0; i < tasks.gl_pathc; i++)
-		if (read_file(tasks.gl_pathv[i], comm, sizeof(comm)) &&
-		    !strcmp(comm, "cmmthread\n") &&
+	for (size_t i = 0; i < tasks.gl_pathc; i++) {
+		read_line(tasks.gl_pathv[i], comm, sizeof(comm));
+		if (!strcmp(comm, "cmmthread") &&
 		    !sched_setaffinity(atoi(tasks.gl_pathv[i] + strlen("/proc/")),
 				       sizeof(cpus), &cpus))
 			done = true;
+	}
 	if (!done)
 		fail("there is no cmmthread");
 	globfree(&tasks);
@@ -299,82 +263,73 @@ static void run_cmm_on(int cpu)
  */
 static void test_offline(void)
 {
-	const long loaned_kb = MIB(600);
-	long migrated, block_kb, blocks_done = 0;
-	char buf[64];
-	glob_t blocks;
+	long migrated, blocks_done = 0, loaned_kb = MIB_KB(600);
 
 	run_cmm_on(0);
 	loan(loaned_kb);
-	if (!read_file(MEMORY "block_size_bytes", buf, sizeof(buf)))
-		fail("block_size_bytes: %s", strerror(errno));
-	block_kb = strtol(buf, NULL, 16) / 1024;
-	if (glob(MEMORY "memory*", 0, NULL, &blocks))
-		blocks.gl_pathc = 0;
-	migrated = vmstat("balloon_migrate");
-	for (size_t i = 0; !failed && i < blocks.gl_pathc; i++)
-		blocks_done += offline_and_online(blocks.gl_pathv[i], block_kb,
-						  loaned_kb);
-	globfree(&blocks);
-	migrated = vmstat("balloon_migrate") - migrated;
+	migrated = read_vmstat("balloon_migrate");
+	for (int nid = 0; nid < 2; nid++)
+		blocks_done += sum_memory_blocks(nid, offline_and_online,
+						 &loaned_kb);
+	migrated = read_vmstat("balloon_migrate") - migrated;
 	printf("    # %ld blocks, %ld pages migrated\n", blocks_done, migrated);
 	if (!blocks_done)
 		fail("no block of movable memory can go offline");
 	if (!migrated)
 		fail("no page has been migrated");
 	/* cmm rests for a while, and goes on. */
-	loan(MIB(200));
+	loan(MIB_KB(200));
 	loan(0);
-	expect("nr_balloon_pages of node 0", read_line(NODE "node0/vmstat", "nr_balloon_pages"), 0);
-	expect("nr_balloon_pages of node 1", read_line(NODE "node1/vmstat", "nr_balloon_pages"), 0);
+	expect("nr_balloon_pages of node 0", node_balloon_pages(0), 0);
+	expect("nr_balloon_pages of node 1", node_balloon_pages(1), 0);
 }
 
 /* The OOM killer gets some of it, and that is not loaned again. */
 static void test_oom(void)
 {
-	loan(MIB(50));
+	loan(MIB_KB(50));
 	/* Only the notifiers have something to give: nobody is to be killed. */
-	write_file("/proc/self/oom_score_adj", "-1000");
-	write_file("/proc/sysrq-trigger", "f");
-	expect_loaned(MIB(49));
-	expect("oom_freed_kb", read_long(CMM "oom_freed_kb"), MIB(1));
-	write_file(CMM "oom_freed_kb", "0");
-	expect_loaned(MIB(50));
+	set("/proc/self/oom_score_adj", "-1000");
+	set("/proc/sysrq-trigger", "f");
+	expect_loaned(MIB_KB(49));
+	expect("oom_freed_kb", read_long(CMM "oom_freed_kb"), MIB_KB(1));
+	set(CMM "oom_freed_kb", "0");
+	expect_loaned(MIB_KB(50));
 	loan(0);
 }
 
 static void test_disable(void)
 {
-	loan(MIB(128));
-	write_file(PARAMETERS "disable", "1");
+	loan(MIB_KB(128));
+	set(PARAMETERS "disable", "1");
 	expect_now(0);
 	/* Nobody is there to see the target. */
 	expect_loaned(0);
-	write_file(PARAMETERS "disable", "0");
-	expect_loaned(MIB(128));
-	write_file(PARAMETERS "disable", "1");
-	write_file(PARAMETERS "disable", "0");
-	expect_loaned(MIB(128));
+	set(PARAMETERS "disable", "0");
+	expect_loaned(MIB_KB(128));
+	set(PARAMETERS "disable", "1");
+	set(PARAMETERS "disable", "0");
+	expect_loaned(MIB_KB(128));
 }
 
 /* Pages that are loaned when the module is unloaded come back. */
 static void test_unload(void)
 {
-	loan(MIB(128));
+	loan(MIB_KB(128));
 	unload();
 	load("simulate=1");
-	loan(MIB(64));
+	loan(MIB_KB(64));
 }
 
 static void test_load_disabled(void)
 {
 	unload();
 	load("simulate=1 disable=1");
-	write_long(TARGET, MIB(16));
+	set_long(TARGET, MIB_KB(16));
 	expect_loaned(0);
-	write_file(PARAMETERS "disable", "0");
-	expect_loaned(MIB(16));
-	write_file(PARAMETERS "disable", "1");
+	set(PARAMETERS "disable", "0");
+	expect_loaned(MIB_KB(16));
+	set(PARAMETERS "disable", "1");
 	expect_now(0);
 	unload();
 	load("simulate=1");
@@ -409,7 +364,7 @@ int main(void)
 	for (unsigned int i = 0; i < nr; i++) {
 		if (i > 0)
 			failed = false;
-		write_long(TARGET, 0);
+		set_long(TARGET, 0);
 		expect_loaned(0);
 		if (!failed)
 			tests[i].run();

@@ -28,33 +28,23 @@
  * Prints what it does; at last, "ok" or "not ok".
  */
 #define _GNU_SOURCE
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <termios.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "balloon.h"
 
 #define PORT		"/dev/ttyS0"
-#define DRIVER		"/sys/bus/virtio/drivers/virtio_balloon/"
-#define PAGE_SIZE	4096UL
 #define PAGE_KIB	4
-#define MIB		(1024 * 1024UL)
+#define PAGE_BYTES	(PAGE_KIB * 1024UL)
 #define GIVE_UP_MS	5000	/* Without any progress. */
-#define LOAD		(24 * MIB)
+#define LOAD		MIB(24)
 #define LEAK_KIB	3072	/* What may be in use at the end, more than before. */
 
 static int port = -1;
 static bool failed;
-static char device[64];		/* As long as there is one: virtio0. */
+static char device[NAME_MAX + 1];	/* What it was in the beginning: virtio0. */
 static bool managed;		/* Pages in the balloon are missing in MemTotal:. */
 static long total_kib, free_kib;
 
@@ -85,40 +75,25 @@ static long now_ms(void)
 	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-static bool write_file(const char *path, const char *value)
+static void set(const char *path, const char *value)
 {
-	int fd = open(path, O_WRONLY);
-	ssize_t len = strlen(value);
-	bool ok = fd >= 0 && write(fd, value, len) == len;
+	int ret = write_file(path, value);
 
-	if (!ok)
-		fail("can't write %s to %s: %s", value, path, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	return ok;
+	if (ret)
+		fail("can't write %s to %s: %s", value, path, strerror(-ret));
 }
 
-/* Have the CPUs fold their counts, where there are several. */
-static void refresh_counters(void)
+/* Where there are several CPUs, they have to fold their counts. */
+static void refresh(void)
 {
-	if (!access("/proc/sys/vm/stat_refresh", W_OK))
-		write_file("/proc/sys/vm/stat_refresh", "1");
+	if (!access("/proc/sys/vm/stat_refresh", F_OK) && refresh_counters())
+		fail("the counters can't be refreshed");
 }
 
 /* KiB. */
 static long meminfo(const char *key)
 {
-	FILE *f = fopen("/proc/meminfo", "r");
-	size_t len = strlen(key);
-	char line[128];
-	long value = -1;
-
-	while (f && value < 0 && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, len) && line[len] == ':')
-			value = atol(line + len + 1);
-	if (f)
-		fclose(f);
-	return value;
+	return read_meminfo(key) / 1024;
 }
 
 static void open_port(void)
@@ -157,24 +132,6 @@ static long host(const char *request)
 	return atol(answer + 2);
 }
 
-/* The device that the driver is bound to. */
-static bool find_device(void)
-{
-	DIR *dir = opendir(DRIVER);
-	struct dirent *d;
-	bool found = false;
-
-	while (dir && !found && (d = readdir(dir))) {
-		if (strncmp(d->d_name, "virtio", 6))
-			continue;
-		snprintf(device, sizeof(device), "%.63s", d->d_name);
-		found = true;
-	}
-	if (dir)
-		closedir(dir);
-	return found;
-}
-
 /*
  * Call @done until it is, for as long as @progress changes.
  */
@@ -202,7 +159,7 @@ static const char *differences(void)
 	long inflated = host("inflated"), actual = host("actual");
 	long balloon, total;
 
-	refresh_counters();
+	refresh();
 	balloon = meminfo("Balloon") / PAGE_KIB;
 	total = (total_kib - meminfo("MemTotal")) / PAGE_KIB;
 	if (balloon == inflated && actual == inflated &&
@@ -271,12 +228,12 @@ static bool hog(size_t size)
 	char *p;
 
 	if (!pid) {
-		write_file("/proc/self/oom_score_adj", "1000");
+		set("/proc/self/oom_score_adj", "1000");
 		p = mmap(NULL, size, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (p == MAP_FAILED)
 			_exit(1);
-		for (size_t i = 0; i < size; i += PAGE_SIZE)
+		for (size_t i = 0; i < size; i += PAGE_BYTES)
 			p[i] = 1;
 		_exit(0);
 	}
@@ -298,20 +255,23 @@ static void step_scatter(size_t size)
 	scattered = p;
 	scattered_size = size;
 	memset(p, 1, size);
-	for (size_t i = 0; i < size; i += 2 * PAGE_SIZE)
-		madvise(p + i, PAGE_SIZE, MADV_DONTNEED);
+	for (size_t i = 0; i < size; i += 2 * PAGE_BYTES)
+		madvise(p + i, PAGE_BYTES, MADV_DONTNEED);
 }
 
 static bool is_gone(void *arg)
 {
+	char name[NAME_MAX + 1];
+
 	(void)arg;
-	return !find_device();
+	virtio_balloon_device(name);
+	return !name[0];
 }
 
 static bool is_restored(void *arg)
 {
 	(void)arg;
-	refresh_counters();
+	refresh();
 	return !meminfo("Balloon") && meminfo("MemTotal") == total_kib &&
 	       meminfo("MemFree") >= free_kib - LEAK_KIB;
 }
@@ -332,15 +292,15 @@ static void step_load(long ms)
 	while (now_ms() < end && !failed) {
 		if (!hog(LOAD))
 			fail("the load was killed");
-		write_file("/proc/sys/vm/compact_memory", "1");
+		set("/proc/sys/vm/compact_memory", "1");
 	}
 }
 
 static void step_churn(long times)
 {
 	while (times-- && !failed) {
-		write_file(DRIVER "unbind", device);
-		write_file(DRIVER "bind", device);
+		set(VIRTIO_BALLOON_DRIVER "unbind", device);
+		set(VIRTIO_BALLOON_DRIVER "bind", device);
 		nap(20);
 	}
 }
@@ -348,9 +308,9 @@ static void step_churn(long times)
 static void step_freeze(void)
 {
 	/* Without delay. Who does not freeze is waited for, for 20 s. */
-	write_file("/sys/module/suspend/parameters/pm_test_delay", "0");
-	write_file("/sys/power/pm_test", "devices");
-	write_file("/sys/power/state", "mem");
+	set("/sys/module/suspend/parameters/pm_test_delay", "0");
+	set("/sys/power/pm_test", "devices");
+	set("/sys/power/state", "mem");
 }
 
 static void step_host(const char *step)
@@ -368,7 +328,7 @@ static void do_step(char *step)
 {
 	char *arg = strchr(step, '=');
 	size_t name = arg ? (size_t)(arg - step) : strlen(step);
-	size_t size = arg ? strtoul(arg + 1, NULL, 0) * MIB : 0;
+	size_t size = arg ? MIB(strtoul(arg + 1, NULL, 0)) : 0;
 
 #define IS(s) (name == strlen(s) && !strncmp(step, s, name))
 	if (IS("settle"))
@@ -389,11 +349,11 @@ static void do_step(char *step)
 	else if (IS("release"))
 		munmap(scattered, scattered_size);
 	else if (IS("compact"))
-		write_file("/proc/sys/vm/compact_memory", "1");
+		set("/proc/sys/vm/compact_memory", "1");
 	else if (IS("unbind"))
-		write_file(DRIVER "unbind", device);
+		set(VIRTIO_BALLOON_DRIVER "unbind", device);
 	else if (IS("bind"))
-		write_file(DRIVER "bind", device);
+		set(VIRTIO_BALLOON_DRIVER "bind", device);
 	else if (IS("churn") && arg)
 		step_churn(atol(arg + 1));
 	else if (IS("freeze"))
@@ -421,20 +381,13 @@ static void join(void)
 
 int main(int argc, char *argv[])
 {
-	char path[128], features[128] = "";
-	FILE *f;
-
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	open_port();
 	/* The driver comes while the kernel boots. */
-	if (!find_device())
+	virtio_balloon_device(device);
+	if (!device[0])
 		fail("the driver has no device");
-	snprintf(path, sizeof(path), DRIVER "%s/features", device);
-	f = fopen(path, "r");
-	if (f && fgets(features, sizeof(features), f))
-		managed = features[2] == '0';
-	if (f)
-		fclose(f);
+	managed = !virtio_balloon_has(VIRTIO_BALLOON_F_DEFLATE_ON_OOM);
 	total_kib = meminfo("MemTotal");
 	if (managed)
 		total_kib += host("actual") * PAGE_KIB;
