@@ -53,10 +53,22 @@ usage()
 # shellcheck disable=SC2034 # For those who source this.
 read_variant()
 {
-	local name arch cross
-	while read -r name _ arch cross FRAGMENTS; do
+	local name arch tools
+	while read -r name _ arch tools FRAGMENTS; do
 		[ "$name" = "${VARIANT:-default}" ] || continue
-		ARCH=$arch CROSS=${cross#-}
+		ARCH=$arch CROSS='' TOOLS=("CC=ccache gcc")
+		case $tools in
+		-) ;;
+		*-linux-gnu-) CROSS=$tools TOOLS=("CC=ccache ${tools}gcc") ;;
+		clang-*) TOOLS=("CC=ccache $tools" "LLVM=-${tools#clang-}") ;;
+		sparse) TOOLS+=(C=1) ;;
+		*) die "kernel-config/matrix: $name has unknown tools: $tools" ;;
+		esac
+		CONFIG_TARGET=tinyconfig
+		if [[ $FRAGMENTS = all*config* ]]; then
+			CONFIG_TARGET=${FRAGMENTS%% *}
+			FRAGMENTS=${FRAGMENTS#"$CONFIG_TARGET"}
+		fi
 		# The compiler of the kernel can do both, but has no library for 32 bit.
 		GUEST_CROSS=$CROSS
 		[[ " $FRAGMENTS " != *" i386 "* ]] || GUEST_CROSS=i686-linux-gnu-
@@ -73,7 +85,7 @@ read_variant()
 # make in a kernel tree, for the variant, with the compilers behind ccache.
 kernel_make()
 {
-	make ARCH="$ARCH" CROSS_COMPILE="$CROSS" CC="ccache ${CROSS}gcc" HOSTCC="ccache gcc" -j"$JOBS" "$@"
+	make ARCH="$ARCH" CROSS_COMPILE="$CROSS" "${TOOLS[@]}" HOSTCC="ccache gcc" -j"$JOBS" "$@"
 }
 
 # The machines of the variant's architecture.
