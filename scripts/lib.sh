@@ -88,13 +88,14 @@ kernel_make()
 	make ARCH="$ARCH" CROSS_COMPILE="$CROSS" "${TOOLS[@]}" HOSTCC="ccache gcc" -j"$JOBS" "$@"
 }
 
-# The machines of the variant's architecture.
+# The machines of the variant's architecture, but for those that take too long for
+# each run.
 machines()
 {
 	local f
 	for f in "$TOP"/selftests/machines/*; do
 		# shellcheck source=../selftests/machines/managed
-		(. "$f"; [ "${MACHINE_ARCH:-x86}" != "$ARCH" ] || echo "${f##*/}")
+		(. "$f"; [ "${MACHINE_ARCH:-x86}${MACHINE_LONG:-}" != "$ARCH" ] || echo "${f##*/}")
 	done
 }
 

@@ -3,18 +3,16 @@
  * Tests of pseries' balloon, cmm. With simulate=1 it asks a file in sysfs, not the
  * hypervisor, how much to loan, and so it needs no machine that can overcommit.
  *
- * Prints KTAP like that of KUnit, as that is what scripts/ktap.awk knows. What is
- * loaned has to be the same, to the kB, in cmm's sysfs, in Balloon: and in what
+ * What is loaned has to be the same, to the kB, in cmm's sysfs, in Balloon: and in what
  * is missing from MemTotal: of /proc/meminfo.
  */
 #define _GNU_SOURCE
 #include <glob.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#include "balloon.h"
+#include "guest.h"
 
 #define MODULE		"/lib/cmm.ko"
 #define CMM		"/sys/devices/system/cmm/cmm0/"
@@ -23,21 +21,7 @@
 #define MIB_KB(n)	((n) * 1024L)	/* All sizes are in kB. */
 #define WAIT_SECONDS	30		/* cmm looks once a second. */
 
-static bool failed;
 static long total_kb;		/* MemTotal: with nothing loaned. */
-
-/* Say why the current test fails. */
-static void __attribute__((format(printf, 1, 2))) fail(const char *fmt, ...)
-{
-	va_list args;
-
-	failed = true;
-	printf("    # ");
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
-	printf("\n");
-}
 
 static long read_long(const char *path)
 {
@@ -47,39 +31,12 @@ static long read_long(const char *path)
 	return line[0] ? atol(line) : -1;
 }
 
-static void set(const char *path, const char *value)
-{
-	int ret = write_file(path, value);
-
-	if (ret)
-		fail("can't write %s to %s: %s", value, path, strerror(-ret));
-}
-
 static void set_long(const char *path, long value)
 {
 	char text[32];
 
 	snprintf(text, sizeof(text), "%ld", value);
 	set(path, text);
-}
-
-/* kB. */
-static long meminfo(const char *key)
-{
-	return read_meminfo(key) / 1024;
-}
-
-static void nap(long ms)
-{
-	struct timespec ts = { ms / 1000, ms % 1000 * 1000000 };
-
-	nanosleep(&ts, NULL);
-}
-
-static void expect(const char *what, long is, long should)
-{
-	if (is != should)
-		fail("%s is %ld, and should be %ld", what, is, should);
 }
 
 /* All counters say that @kb are loaned. */
@@ -335,10 +292,7 @@ static void test_load_disabled(void)
 	load("simulate=1");
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} tests[] = {
+static const struct test tests[] = {
 	{ "cmm_test_loans", test_loans },
 	{ "cmm_test_up_and_down", test_up_and_down },
 	{ "cmm_test_odd_target", test_odd_target },
@@ -351,27 +305,19 @@ static const struct {
 	{ "cmm_test_load_disabled", test_load_disabled },
 };
 
+static void begin(void)
+{
+	set_long(TARGET, 0);
+	expect_loaned(0);
+}
+
 int main(void)
 {
 	const unsigned int nr = sizeof(tests) / sizeof(tests[0]);
-	unsigned int nr_failed = 0;
 
-	setlinebuf(stdout);
-	printf("KTAP version 1\n1..1\n");
-	printf("    KTAP version 1\n    # Subtest: cmm\n    1..%u\n", nr);
+	begin_tests("cmm", nr);
 	total_kb = meminfo("MemTotal");
 	load("simulate=1");
-	for (unsigned int i = 0; i < nr; i++) {
-		if (i > 0)
-			failed = false;
-		set_long(TARGET, 0);
-		expect_loaned(0);
-		if (!failed)
-			tests[i].run();
-		nr_failed += failed;
-		printf("    %sok %u %s\n", failed ? "not " : "", i + 1,
-		       tests[i].name);
-	}
-	printf("%sok 1 cmm\n", nr_failed ? "not " : "");
+	run_tests("cmm", tests, nr, begin);
 	return 0;
 }

@@ -28,12 +28,12 @@
  * Prints what it does; at last, "ok" or "not ok".
  */
 #define _GNU_SOURCE
-#include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <termios.h>
 
-#include "balloon.h"
+#define INDENT		""
+#include "guest.h"
 
 #define PORT		"/dev/ttyS0"
 #define PAGE_KIB	4
@@ -43,29 +43,9 @@
 #define LEAK_KIB	3072	/* What may be in use at the end, more than before. */
 
 static int port = -1;
-static bool failed;
 static char device[NAME_MAX + 1];	/* What it was in the beginning: virtio0. */
 static bool managed;		/* Pages in the balloon are missing in MemTotal:. */
 static long total_kib, free_kib;
-
-static void __attribute__((format(printf, 1, 2))) fail(const char *fmt, ...)
-{
-	va_list args;
-
-	failed = true;
-	printf("# ");
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
-	printf("\n");
-}
-
-static void nap(long ms)
-{
-	struct timespec ts = { ms / 1000, ms % 1000 * 1000000 };
-
-	nanosleep(&ts, NULL);
-}
 
 static long now_ms(void)
 {
@@ -75,25 +55,11 @@ static long now_ms(void)
 	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-static void set(const char *path, const char *value)
-{
-	int ret = write_file(path, value);
-
-	if (ret)
-		fail("can't write %s to %s: %s", value, path, strerror(-ret));
-}
-
 /* Where there are several CPUs, they have to fold their counts. */
 static void refresh(void)
 {
 	if (!access("/proc/sys/vm/stat_refresh", F_OK) && refresh_counters())
 		fail("the counters can't be refreshed");
-}
-
-/* KiB. */
-static long meminfo(const char *key)
-{
-	return read_meminfo(key) / 1024;
 }
 
 static void open_port(void)

@@ -20,18 +20,25 @@
  * It is correct and friendly, unless the options, or a guest's test, tell it
  * otherwise: rules say which commands fail and which pages are refused; with
  * --random, chance does; with --hostile, all that the guest reads is garbage where
- * it should not matter. A status other than success means that nothing was
+ * it should not matter: what registers and the batch page have that a command, or
+ * its failure, does not define. A status other than success means that nothing was
  * done, whatever else it means, so that the books stay right, and a driver that
  * believes only what it may believe never commits a violation.
  *
  * A guest's virtio-serial port takes the requests target, actual, held, violations
  * (balloon.h in the series), wait, cpu (host.h), and
  *
- *   calls                how many hypercalls have locked or unlocked pages
+ *   calls, hypercalls    how many have locked or unlocked pages, and all of them
  *   sessions             how many sessions the driver has begun
  *   capabilities N,...   what the next sessions are offered
  *   reset                end the session: the answer to all that follows
  *   refuse RULE, fail RULE, clear   as the options; forget all rules
+ *   random SEED, hostile SEED, quiet   from now on; no chance and no rules any more
+ *   hash PFN NR          what "held" counts, but as the sum of mix() of each page
+ *   doorbell             1 if the driver has set one. Nobody can ring it: that takes
+ *                        a device.
+ *   unseen               how many answers the driver has not had yet: each status of
+ *                        each command, and of a page. Chance prefers those.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -63,6 +70,7 @@ enum { RAX, RBX, RCX, RDX, RSI, RIP = 16, NR_REGS };
 
 #define HV_MAGIC	0x456c6d6f
 #define HV_PORT		0x5670
+#define GUEST_IS_LINUX	1
 
 enum command {
 	START, GET_TARGET, LOCK, UNLOCK, GUEST_ID, BATCHED_LOCK = 6,
@@ -131,6 +139,7 @@ static struct {
 	unsigned long long calls;	/* All of them, */
 	unsigned long long page_calls;	/* and those for pages. */
 	unsigned long long sessions;
+	unsigned long long old_sessions;	/* Of hosts that know no capabilities. */
 	unsigned long long resets;
 	unsigned long long violations;
 	/* Statuses of commands, and of single pages; the last one: any other. */
@@ -138,6 +147,7 @@ static struct {
 	unsigned long long pages[NR_COMMANDS][NR_STATUSES + 1];
 	/* Per frame: 0, or the frames of the page that it begins. */
 	uint16_t *locked;
+	bool doorbell;			/* Has been set. */
 } host = {
 	.offers = { BASIC_CMDS | BATCHED_CMDS | BATCHED_2M_CMDS |
 		    TARGET_64_BIT },
@@ -281,8 +291,9 @@ static const char *parse_rule(struct rules *rules, char *text, unsigned int comm
 			n = find_name(status_names, NR_STATUSES, value);
 			rule.status = n >= 0 ? (unsigned long)n :
 				      strtoul(value, &end, 0);
-			/* Nothing can succeed that was not done. */
-			if (rule.status == SUCCESS || rule.status > max_status)
+			/* Nothing can succeed that was not done; pages aren't reset. */
+			if (rule.status == SUCCESS || rule.status > max_status ||
+			    (rule.status == RESET && max_status == ENTRY_STATUS))
 				return value;
 		} else if (!strcmp(word, "size")) {
 			if (strcasecmp(value, "4k") && strcasecmp(value, "2m"))
@@ -661,15 +672,62 @@ static bool is_ram(uint64_t pfn, unsigned int frames)
 	       (pfn >= HIGH_START && pfn + frames <= HIGH_START + host.ram - low);
 }
 
-/* A failure of any kind that the protocol knows; or does not, if that is allowed. */
-static unsigned long random_failure(unsigned long garbage)
+/*
+ * Is this a status that commands, or pages, can have, and have not had yet? Pages are
+ * not reset, and what the protocol does not know is for hostile hosts.
+ */
+static bool unseen(const unsigned long long counts[NR_STATUSES + 1], int status)
+{
+	if (status == RESET && counts >= host.pages[0] &&
+	    counts < host.pages[NR_COMMANDS])
+		return false;
+	return !counts[status];
+}
+
+/* What the driver has not seen, of the commands that it has. */
+static unsigned int count_unseen(FILE *f)
+{
+	unsigned int nr = 0;
+
+	if (!host.old_sessions) {
+		fputs("unseen: a host without capabilities\n", f);
+		nr++;
+	}
+	for (int c = 0; c < NR_COMMANDS; c++) {
+		if (isdigit(command_names[c][0]))
+			continue;
+		for (int s = 0; s <= NR_STATUSES; s++) {
+			const char *name = s < NR_STATUSES ? status_names[s] : "other";
+
+			if (unseen(host.matrix[c], s)) {
+				fprintf(f, "unseen: command %s: %s\n", command_names[c], name);
+				nr++;
+			}
+			if (needs(c) && unseen(host.pages[c], s)) {
+				fprintf(f, "unseen: page of %s: %s\n", command_names[c], name);
+				nr++;
+			}
+		}
+	}
+	return nr;
+}
+
+/*
+ * A failure of any kind that the protocol knows; or does not, if that is allowed.
+ * What has not been there yet comes first.
+ */
+static unsigned long random_failure(const unsigned long long counts[NR_STATUSES + 1],
+				    unsigned long garbage)
 {
 	unsigned long status = CMD_INVALID + random_number() % (NR_STATUSES - 1);
 
+	for (int s = CMD_INVALID; s < NR_STATUSES; s++)
+		if (s != RESET && unseen(counts, s))
+			return s;
 	/* Resets are decided on where they can be carried out. */
 	if (status == RESET)
 		status = BUSY;
-	if (hostile && chance(2)) {
+	if (hostile && (unseen(counts, NR_STATUSES) || chance(2))) {
 		status = random_number() & garbage;
 		if (status == SUCCESS || status == RESET ||
 		    status == SUCCESS_WITH_CAPABILITIES)
@@ -703,7 +761,7 @@ static unsigned long change_page(enum command command, uint64_t pfn,
 
 	status = apply_rules(&host.refuse, command, pfn, frames);
 	if (status == SUCCESS && chance(32))
-		status = random_failure(ENTRY_STATUS);
+		status = random_failure(host.pages[command], ENTRY_STATUS);
 	if (status != SUCCESS)
 		return status;
 
@@ -775,18 +833,36 @@ static enum status change_batch(enum command command, uint64_t batch_pfn,
 	return SUCCESS;
 }
 
+/* A batch that has failed: nothing of what its page has means anything. */
+static void spoil_batch(uint64_t batch_pfn, uint64_t nr)
+{
+	uint64_t entries[BATCH_MAX];
+
+	if (!nr || nr > BATCH_MAX || !is_ram(batch_pfn, 1) || host.locked[batch_pfn])
+		return;
+	for (uint64_t i = 0; i < nr; i++)
+		entries[i] = random_number();
+	if (!write_memory(batch_pfn << PAGE_SHIFT, entries, nr * 8))
+		die("can't write the batch page");
+}
+
 /* A command may fail as a whole, so that nothing is done. */
 static unsigned long fail_command(enum command command)
 {
 	unsigned long status;
+	bool once;
 
 	status = apply_rules(&host.fail, command, 0, 0);
+	/* Commands that come but once in a session would take long to see it all. */
+	once = command == START || command == GUEST_ID || command == DOORBELL_SET;
+	if (status == SUCCESS && once && unseen(host.matrix[command], RESET) && chance(4))
+		status = RESET;
 	/* Without commands for pages, there is not much to see. */
 	if (status == SUCCESS &&
 	    chance(host.session & (BASIC_CMDS | BATCHED_CMDS) ? 256 : 8))
 		status = RESET;
-	if (status == SUCCESS && chance(64))
-		status = random_failure(UINT64_MAX);
+	if (status == SUCCESS && chance(once ? 8 : 64))
+		status = random_failure(host.matrix[command], UINT64_MAX);
 	if (status == RESET && !host.resetting) {
 		host.resetting = true;
 		host.resets++;
@@ -796,24 +872,38 @@ static unsigned long fail_command(enum command command)
 	return status;
 }
 
-/* A new session: the pages of the one before are the guest's again. */
+/*
+ * A new session: the pages of the one before are the guest's again.
+ *
+ * Return: the capabilities, or 0: an old host says no more than SUCCESS, and knows
+ * the basic commands.
+ */
 static unsigned long start_session(uint64_t asked)
 {
 	unsigned long offer = host.offers[0];
 
 	if (random_host && host.sessions)
-		offer = random_number() & 0x2e;
+		offer = random_number() & 0x3e;
 	if (host.nr_offers > 1)
 		memmove(host.offers, host.offers + 1,
 			--host.nr_offers * sizeof(host.offers[0]));
 	madvise(host.locked, MAX_FRAMES * sizeof(*host.locked), MADV_DONTNEED);
 	host.size = 0;
 	host.resetting = false;
+	if (host.doorbell)
+		violation("START: the doorbell of the session before is still there");
+	host.doorbell = false;
 	host.sessions++;
 	host.session = offer & asked;
+	if (asked && chance(8)) {
+		host.old_sessions++;
+		host.session = BASIC_CMDS;
+		return 0;
+	}
 	/* Nobody has asked for those. */
-	return hostile && asked ? host.session | (random_number() & ~0x3fUL) :
-	       host.session;
+	if (hostile && asked)
+		return host.session | (random_number() & ~0x3fUL);
+	return host.session;
 }
 
 static void log_call(FILE *f, const char *name, uint64_t arg1, uint64_t arg2,
@@ -841,18 +931,38 @@ static void log_call(FILE *f, const char *name, uint64_t arg1, uint64_t arg2,
 	fprintf(f, ", %lu of %lu frames\n", host.size, host.target);
 }
 
+/* A handle, of which a part is invalid when there is none any more. */
+static bool is_doorbell(uint64_t context, uint64_t resource)
+{
+	return (uint32_t)context != UINT32_MAX && (uint32_t)resource != UINT32_MAX;
+}
+
+static enum status set_doorbell(uint64_t context, uint64_t resource)
+{
+	bool set = is_doorbell(context, resource);
+
+	if (set && host.doorbell)
+		violation("DOORBELL_SET: there is one already");
+	if (set && !(host.session & SIGNALLED_WAKEUP_CMD))
+		violation("DOORBELL_SET: not offered");
+	if (!(host.session & SIGNALLED_WAKEUP_CMD))
+		return CMD_INVALID;
+	host.doorbell = set;
+	return SUCCESS;
+}
+
 /* Carry out the hypercall of the registers, and write its results to them. */
 static void hypercall(uint64_t regs[NR_REGS])
 {
 	uint64_t command = regs[RCX], arg1 = regs[RBX], arg2 = regs[RSI];
+	unsigned long status, capabilities = 0;
 	const char *name = "?";
-	unsigned long status;
 
 	host.calls++;
 	host.refused = 0;
 	if (host.latency_us)
 		usleep(host.latency_us);
-	if (random_host && command == GET_TARGET && chance(8))
+	if (random_host && command == GET_TARGET && chance(3))
 		host.target = random_number() % (random_max_target + 1);
 
 	if (command >= NR_COMMANDS) {
@@ -868,17 +978,28 @@ static void hypercall(uint64_t regs[NR_REGS])
 		status = CMD_INVALID;
 		goto count;
 	}
+	if ((command == LOCK || command == UNLOCK) && arg2 != 1)
+		violation("%s: %lu pages", name, arg2);
+	/* Whoever takes it back has none any more, whatever the answer is. */
+	if (command == DOORBELL_SET && !is_doorbell(arg1, arg2))
+		host.doorbell = false;
 	status = fail_command(command);
 	if (status != SUCCESS)
 		goto count;
 
 	switch (command) {
 	case START:
-		regs[RCX] = start_session(arg1);
-		status = SUCCESS_WITH_CAPABILITIES;
+		capabilities = start_session(arg1);
+		if (capabilities)
+			status = SUCCESS_WITH_CAPABILITIES;
 		break;
 	case GET_TARGET:
+		if (!arg1 || (host.ram && arg1 > host.ram))
+			violation("%s: the limit is %#lx", name, arg1);
+		break;
 	case GUEST_ID:
+		if (arg1 != GUEST_IS_LINUX)
+			violation("%s: %#lx", name, arg1);
 		break;
 	case LOCK:
 	case UNLOCK:
@@ -891,6 +1012,9 @@ static void hypercall(uint64_t regs[NR_REGS])
 	case BATCHED_2M_UNLOCK:
 		status = change_batch(command, arg1, arg2);
 		break;
+	case DOORBELL_SET:
+		status = set_doorbell(arg1, arg2);
+		break;
 	default:
 		status = CMD_INVALID;
 	}
@@ -902,7 +1026,16 @@ out:
 	if (log_file)
 		log_call(log_file, name, arg1, arg2, status);
 	regs[RAX] = status;
-	if (command != START)
+	if (hostile) {
+		regs[RBX] = random_number();
+		regs[RCX] = random_number();
+		if (status != SUCCESS && (command == BATCHED_LOCK || command == BATCHED_UNLOCK ||
+					  command == BATCHED_2M_LOCK || command == BATCHED_2M_UNLOCK))
+			spoil_batch(arg1, arg2);
+	}
+	if (capabilities)
+		regs[RCX] = capabilities;
+	if (!hostile || (status == SUCCESS && (needs(command) || command == GET_TARGET)))
 		regs[RBX] = host.target;
 }
 
@@ -953,7 +1086,15 @@ static const char *add_rule(bool pages, char *text)
 			  ULONG_MAX);
 }
 
-/* How many of @nr frames from @pfn on are the guest has given. */
+/* Let chance decide from now on. Any seed will do but 0. */
+static void begin_random(bool garbage, unsigned long seed)
+{
+	hostile = garbage;
+	random_host = true;
+	random_state = seed * 2 + 1;
+}
+
+/* How many of @nr frames from @pfn on the guest has given. */
 static unsigned long frames_held(unsigned long pfn, unsigned long nr)
 {
 	unsigned long sum = 0;
@@ -961,6 +1102,23 @@ static unsigned long frames_held(unsigned long pfn, unsigned long nr)
 	while (nr--)
 		sum += !!host.locked[pfn++];
 	return sum;
+}
+
+/* The guest knows it, too (vmware.c). */
+static uint64_t mix(uint64_t pfn)
+{
+	pfn = (pfn + 1) * 0x9e3779b97f4a7c15UL;
+	return pfn ^ pfn >> 29;
+}
+
+static unsigned long hash_held(unsigned long pfn, unsigned long nr)
+{
+	unsigned long sum = 0;
+
+	for (; nr--; pfn++)
+		if (host.locked[pfn])
+			sum += mix(pfn);
+	return sum & LONG_MAX;
 }
 
 /* The frames that the guest's port waits for, if it does. */
@@ -981,8 +1139,28 @@ static void handle_request(FILE *port, char *request)
 	} else if (sscanf(request, "held %llu %llu", &value, &nr) == 2 &&
 		   value <= MAX_FRAMES && nr <= MAX_FRAMES - value) {
 		fprintf(port, "ok %lu\n", frames_held(value, nr));
+	} else if (sscanf(request, "hash %llu %llu", &value, &nr) == 2 &&
+		   value <= MAX_FRAMES && nr <= MAX_FRAMES - value) {
+		fprintf(port, "ok %lu\n", hash_held(value, nr));
 	} else if (!strcmp(request, "calls")) {
 		fprintf(port, "ok %llu\n", host.page_calls);
+	} else if (!strcmp(request, "hypercalls")) {
+		fprintf(port, "ok %llu\n", host.calls);
+	} else if (sscanf(request, "random %llu", &value) == 1) {
+		begin_random(false, value);
+		fputs("ok\n", port);
+	} else if (sscanf(request, "hostile %llu", &value) == 1) {
+		begin_random(true, value);
+		fputs("ok\n", port);
+	} else if (!strcmp(request, "quiet")) {
+		hostile = random_host = false;
+		host.refuse.nr = 0;
+		host.fail.nr = 0;
+		fputs("ok\n", port);
+	} else if (!strcmp(request, "doorbell")) {
+		fprintf(port, "ok %d\n", host.doorbell);
+	} else if (!strcmp(request, "unseen")) {
+		fprintf(port, "ok %u\n", count_unseen(stderr));
 	} else if (!strcmp(request, "violations")) {
 		fprintf(port, "ok %llu\n", host.violations);
 	} else if (!strcmp(request, "sessions")) {
@@ -1069,12 +1247,8 @@ int main(int argc, char *argv[])
 			host.latency_us = parse_number(optarg, "--latency");
 			break;
 		case 'x':
-			hostile = true;
-			/* fall through */
 		case 's':
-			random_host = true;
-			/* Any seed will do but 0. */
-			random_state = parse_number(optarg, "SEED") * 2 + 1;
+			begin_random(opt == 'x', parse_number(optarg, "SEED"));
 			break;
 		case 'm':
 			random_max_target = parse_number(optarg, "--max-target")

@@ -23,7 +23,7 @@ enum { RAX, RBX, RCX, RDX, RSI, RIP = 16, NR_REGS };
 
 enum command {
 	START, GET_TARGET, LOCK, UNLOCK, GUEST_ID, BATCHED_LOCK = 6,
-	BATCHED_UNLOCK, BATCHED_2M_LOCK, BATCHED_2M_UNLOCK
+	BATCHED_UNLOCK, BATCHED_2M_LOCK, BATCHED_2M_UNLOCK, DOORBELL_SET
 };
 
 enum status {
@@ -353,7 +353,7 @@ static void test_rules(void)
 	last_violations = 0;
 	hypercall(START, ~0UL, 0);
 	check_call(hypercall(GET_TARGET, 0, 0), BUSY, 0, "fail once");
-	check_call(hypercall(GET_TARGET, 0, 0), SUCCESS, 0, "and not again");
+	check_call(hypercall(GET_TARGET, RAM_FRAMES, 0), SUCCESS, 0, "and not again");
 	check_call(hypercall(GUEST_ID, 1, 0), 77, 0, "fail with a number");
 	check_call(one(BATCHED_2M_LOCK, 0x6000), SUCCESS, 0, "not of this size");
 	check_call(one(BATCHED_2M_UNLOCK, 0x6000), SUCCESS, 0, "nor this command");
@@ -369,6 +369,7 @@ static void test_rules(void)
 	check_call(one(BATCHED_LOCK, 0x4002), SUCCESS, 0, "but not the next one");
 	check(request("fail command=no_such_command") == -1, "a rule that is wrong");
 	check(request("refuse status=32") == -1, "a status that does not fit");
+	check(request("refuse status=reset") == -1, "a status that pages don't have");
 	check(request("refuse status=busy,command=unlock") == 0, "another rule");
 	check_call(one(BATCHED_UNLOCK, 0x4002), BUSY, 0, "from the guest's port");
 	check(request("clear") == 0, "no rules");
@@ -378,13 +379,46 @@ static void test_rules(void)
 	check_call(hypercall(GET_TARGET, 0, 0), RESET, 0, "and after it");
 	check_call(hypercall(START, ~0UL, 0), SUCCESS_WITH_CAPABILITIES, 0, "until START");
 	check(regs[RCX] == 2, "other capabilities %#lx", regs[RCX]);
-	check_call(hypercall(GET_TARGET, 0, 0), SUCCESS, 0, "and all is well");
+	check_call(hypercall(GET_TARGET, RAM_FRAMES, 0), SUCCESS, 0, "and all is well");
 	check(request("reset") == 0, "reset again");
 	check_call(hypercall(LOCK, 0x1000, 1), RESET, 0, "from the guest's port");
 	hypercall(START, ~0UL, 0);
 	check(regs[RCX] == 4, "the last capabilities %#lx", regs[RCX]);
 	hypercall(START, ~0UL, 0);
 	check(regs[RCX] == 4, "which stay");
+	stop_host();
+}
+
+/* What a driver may not say, whatever it does. */
+static void test_arguments(void)
+{
+	start_host("--capabilities 0x2e,0x3e");
+	last_violations = 0;
+	hypercall(START, ~0UL, 0);
+	check_call(hypercall(GET_TARGET, 0, 0), SUCCESS, 1, "no limit");
+	check_call(hypercall(GET_TARGET, RAM_FRAMES + 1, 0), SUCCESS, 1, "more than there is");
+	check_call(hypercall(GUEST_ID, 1, 0), SUCCESS, 0, "Linux");
+	check_call(hypercall(GUEST_ID, 2, 0), SUCCESS, 1, "something else");
+	check_call(hypercall(LOCK, 0x1000, 2), SUCCESS, 1, "two pages");
+	check_call(hypercall(UNLOCK, 0x1000, 1), SUCCESS, 0, "one page");
+	check(request("hash 4096 16") == 0, "the hash of no page");
+	hypercall(LOCK, 0x1001, 1);
+	hypercall(LOCK, 0x1002, 1);
+	check(request("hash 4096 16") == request("hash 4097 1") + request("hash 4098 1"),
+	      "the hash of two pages");
+	check(request("hash 4097 1") != request("hash 4098 1"), "of different ones");
+	check_call(hypercall(DOORBELL_SET, 2, 1), CMD_INVALID, 1, "a doorbell not offered");
+	check_call(hypercall(DOORBELL_SET, ~0UL, ~0UL), CMD_INVALID, 0, "none to take back");
+	check_call(hypercall(START, ~0UL, 0), SUCCESS_WITH_CAPABILITIES, 0, "it is now");
+	check_call(hypercall(DOORBELL_SET, 2, 1), SUCCESS, 0, "a doorbell");
+	check(request("doorbell") == 1, "the host has it");
+	check_call(hypercall(DOORBELL_SET, 2, 1), SUCCESS, 1, "another one");
+	check_call(hypercall(START, ~0UL, 0), SUCCESS_WITH_CAPABILITIES, 1, "not taken back");
+	check_call(hypercall(DOORBELL_SET, 2, 1), SUCCESS, 0, "once more");
+	check(request("reset") == 0, "reset");
+	check_call(hypercall(DOORBELL_SET, ~0UL, ~0UL), RESET, 0, "taken back");
+	check_call(hypercall(START, ~0UL, 0), SUCCESS_WITH_CAPABILITIES, 0, "and gone");
+	check(request("doorbell") == 0, "the host has none");
 	stop_host();
 }
 
@@ -605,6 +639,7 @@ int main(int argc, char *argv[])
 	signal(SIGALRM, no_host);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	test_books();
+	test_arguments();
 	test_rules();
 	test_log();
 	test_chance();
