@@ -24,6 +24,7 @@ VARIANT=${VARIANT:-${DEBUG:+debug}}
 KIND=${KIND:-series}
 TREE=$BUILD/series/tree		# The repository; the others are its worktrees.
 # shellcheck disable=SC2034 # For those who source this.
+readonly SPARSE=$BUILD/tools/sparse	# scripts/deps --all
 OBJ=$BUILD/$KIND/obj${VARIANT:+-$VARIANT}
 
 # Commits in $TREE must not depend on who makes them, nor on how git is set up.
@@ -61,7 +62,7 @@ read_variant()
 		-) ;;
 		*-linux-gnu-) CROSS=$tools TOOLS=("CC=ccache ${tools}gcc") ;;
 		clang-*) TOOLS=("CC=ccache $tools" "LLVM=-${tools#clang-}") ;;
-		sparse) TOOLS+=(C=1) ;;
+		sparse) TOOLS+=(C=1 CHECK="$SPARSE") ;;
 		*) die "kernel-config/matrix: $name has unknown tools: $tools" ;;
 		esac
 		CONFIG_TARGET=tinyconfig

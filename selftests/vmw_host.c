@@ -875,10 +875,10 @@ static unsigned long fail_command(enum command command)
 /*
  * A new session: the pages of the one before are the guest's again.
  *
- * Return: the capabilities, or 0: an old host says no more than SUCCESS, and knows
- * the basic commands.
+ * Return: the status, and @capabilities, unless the host is an old one: that says no
+ * more than SUCCESS, and knows the basic commands.
  */
-static unsigned long start_session(uint64_t asked)
+static enum status start_session(uint64_t asked, uint64_t *capabilities)
 {
 	unsigned long offer = host.offers[0];
 
@@ -898,12 +898,13 @@ static unsigned long start_session(uint64_t asked)
 	if (asked && chance(8)) {
 		host.old_sessions++;
 		host.session = BASIC_CMDS;
-		return 0;
+		return SUCCESS;
 	}
 	/* Nobody has asked for those. */
+	*capabilities = host.session;
 	if (hostile && asked)
-		return host.session | (random_number() & ~0x3fUL);
-	return host.session;
+		*capabilities |= random_number() & ~0x3fUL;
+	return SUCCESS_WITH_CAPABILITIES;
 }
 
 static void log_call(FILE *f, const char *name, uint64_t arg1, uint64_t arg2,
@@ -955,7 +956,8 @@ static enum status set_doorbell(uint64_t context, uint64_t resource)
 static void hypercall(uint64_t regs[NR_REGS])
 {
 	uint64_t command = regs[RCX], arg1 = regs[RBX], arg2 = regs[RSI];
-	unsigned long status, capabilities = 0;
+	uint64_t capabilities = 0;
+	unsigned long status;
 	const char *name = "?";
 
 	host.calls++;
@@ -989,9 +991,7 @@ static void hypercall(uint64_t regs[NR_REGS])
 
 	switch (command) {
 	case START:
-		capabilities = start_session(arg1);
-		if (capabilities)
-			status = SUCCESS_WITH_CAPABILITIES;
+		status = start_session(arg1, &capabilities);
 		break;
 	case GET_TARGET:
 		if (!arg1 || (host.ram && arg1 > host.ram))
@@ -1033,7 +1033,7 @@ out:
 					  command == BATCHED_2M_LOCK || command == BATCHED_2M_UNLOCK))
 			spoil_batch(arg1, arg2);
 	}
-	if (capabilities)
+	if (status == SUCCESS_WITH_CAPABILITIES)
 		regs[RCX] = capabilities;
 	if (!hostile || (status == SUCCESS && (needs(command) || command == GET_TARGET)))
 		regs[RBX] = host.target;
