@@ -13,11 +13,16 @@
  * vmw_host plays all of them.
  */
 #define _GNU_SOURCE
+#include <sys/mman.h>
+#include <sys/wait.h>
+
 #include "guest.h"
 
 #define CAPABILITIES	0x3e		/* All. */
 #define NO_DOORBELL	0x2e
 #define SIZE		MIB(64)
+#define LARGE		MIB(512)
+#define SHRINK_DELAY_MS	5000		/* In which the driver does not inflate. */
 #define MOVES		12		/* For each seed. */
 #define SMALL		MIB(4)		/* For each reset. */
 #define WARM_UP		20		/* Resets after which nothing is new. */
@@ -300,6 +305,49 @@ static void test_doorbell(void)
 	expect("violations", host("violations"), 0);
 }
 
+/* Use this much memory for a moment; nobody is to be killed for it. */
+static void hog(size_t size)
+{
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	if (!pid) {
+		char *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+		if (p == MAP_FAILED)
+			_exit(1);
+		for (size_t i = 0; i < size; i += sysconf(_SC_PAGESIZE))
+			p[i] = 1;
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+		fail("a process can't use %zu MiB", size >> 20);
+}
+
+/*
+ * With vmwballoon_shrinker_enable, who needs memory gets it from the balloon; and the
+ * host gets it again, but not at once.
+ */
+static void test_shrinker(void)
+{
+	long kills = read_vmstat("oom_kill"), actual;
+
+	resize(LARGE);
+	hog(read_meminfo("MemFree") + LARGE / 4);
+	actual = host("actual");
+	printf(INDENT "# %ld of %lu MiB are left in the balloon\n", actual >> 20, LARGE >> 20);
+	if (actual >= (long)LARGE)
+		fail("the balloon has not been shrunk");
+	nap(SHRINK_DELAY_MS / 4);
+	expect("actual", host("actual"), actual);
+	nap(SHRINK_DELAY_MS);
+	resize(LARGE);
+	expect_agreement(LARGE);
+	expect("oom_kill", read_vmstat("oom_kill"), kills);
+}
+
 static void reset(long times)
 {
 	while (times-- && !failed) {
@@ -352,6 +400,7 @@ static void test_all_statuses(void)
 
 static const struct test tests[] = {
 	{ "vmware_test_doorbell", test_doorbell },
+	{ "vmware_test_shrinker", test_shrinker },
 	{ "vmware_test_random", test_random },
 	{ "vmware_test_resets", test_resets },
 	{ "vmware_test_hostile", test_hostile },
