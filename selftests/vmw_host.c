@@ -712,6 +712,15 @@ static unsigned int count_unseen(FILE *f)
 	return nr;
 }
 
+/* Is there a failure that random_failure() would choose because it has not been seen? */
+static bool failure_unseen(const unsigned long long counts[NR_STATUSES + 1])
+{
+	for (int s = CMD_INVALID; s < NR_STATUSES; s++)
+		if (s != RESET && unseen(counts, s))
+			return true;
+	return hostile && unseen(counts, NR_STATUSES);
+}
+
 /*
  * A failure of any kind that the protocol knows; or does not, if that is allowed.
  * What has not been there yet comes first.
@@ -760,7 +769,7 @@ static unsigned long change_page(enum command command, uint64_t pfn,
 	}
 
 	status = apply_rules(&host.refuse, command, pfn, frames);
-	if (status == SUCCESS && chance(32))
+	if (status == SUCCESS && chance(failure_unseen(host.pages[command]) ? 8 : 32))
 		status = random_failure(host.pages[command], ENTRY_STATUS);
 	if (status != SUCCESS)
 		return status;
@@ -861,7 +870,8 @@ static unsigned long fail_command(enum command command)
 	if (status == SUCCESS &&
 	    chance(host.session & (BASIC_CMDS | BATCHED_CMDS) ? 256 : 8))
 		status = RESET;
-	if (status == SUCCESS && chance(once ? 8 : 64))
+	if (status == SUCCESS &&
+	    chance(failure_unseen(host.matrix[command]) ? (once ? 2 : 8) : once ? 16 : 64))
 		status = random_failure(host.matrix[command], UINT64_MAX);
 	if (status == RESET && !host.resetting) {
 		host.resetting = true;
