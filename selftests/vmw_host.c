@@ -155,7 +155,7 @@ static struct {
 };
 
 /* Chance decides, with the odds of a seed. */
-static bool random_host, hostile;
+static bool random_host, random_ever, hostile;
 static unsigned long random_state, random_max_target;
 
 static bool verbose;
@@ -426,6 +426,8 @@ static void print_matrix(const char *title,
 	}
 }
 
+static unsigned int count_unseen(FILE *f);
+
 static void gdb_end(void)
 {
 	fprintf(stderr, "%llu hypercalls, %llu violations, %lu frames left in the balloon\n",
@@ -434,6 +436,8 @@ static void gdb_end(void)
 		host.sessions, host.resets, host.max_size);
 	print_matrix("commands", host.matrix);
 	print_matrix("pages", host.pages);
+	if (random_ever)
+		count_unseen(stderr);
 	if (log_file)
 		fclose(log_file);
 	exit(0);
@@ -684,13 +688,14 @@ static bool unseen(const unsigned long long counts[NR_STATUSES + 1], int status)
 	return !counts[status];
 }
 
-/* What the driver has not seen, of the commands that it has. */
+/* How much the driver has not seen, of the commands that it has; a list for @f. */
 static unsigned int count_unseen(FILE *f)
 {
 	unsigned int nr = 0;
 
 	if (!host.old_sessions) {
-		fputs("unseen: a host without capabilities\n", f);
+		if (f)
+			fputs("unseen: a host without capabilities\n", f);
 		nr++;
 	}
 	for (int c = 0; c < NR_COMMANDS; c++) {
@@ -700,11 +705,13 @@ static unsigned int count_unseen(FILE *f)
 			const char *name = s < NR_STATUSES ? status_names[s] : "other";
 
 			if (unseen(host.matrix[c], s)) {
-				fprintf(f, "unseen: command %s: %s\n", command_names[c], name);
+				if (f)
+					fprintf(f, "unseen: command %s: %s\n", command_names[c], name);
 				nr++;
 			}
 			if (needs(c) && unseen(host.pages[c], s)) {
-				fprintf(f, "unseen: page of %s: %s\n", command_names[c], name);
+				if (f)
+					fprintf(f, "unseen: page of %s: %s\n", command_names[c], name);
 				nr++;
 			}
 		}
@@ -1100,7 +1107,7 @@ static const char *add_rule(bool pages, char *text)
 static void begin_random(bool garbage, unsigned long seed)
 {
 	hostile = garbage;
-	random_host = true;
+	random_host = random_ever = true;
 	random_state = seed * 2 + 1;
 }
 
@@ -1170,7 +1177,7 @@ static void handle_request(FILE *port, char *request)
 	} else if (!strcmp(request, "doorbell")) {
 		fprintf(port, "ok %d\n", host.doorbell);
 	} else if (!strcmp(request, "unseen")) {
-		fprintf(port, "ok %u\n", count_unseen(stderr));
+		fprintf(port, "ok %u\n", count_unseen(NULL));
 	} else if (!strcmp(request, "violations")) {
 		fprintf(port, "ok %llu\n", host.violations);
 	} else if (!strcmp(request, "sessions")) {
