@@ -9,8 +9,9 @@
  *
  * Words on the kernel's command line choose another job: "lab=probe" powers off
  * at once, "lab=shell" is for a person, "lab.test=COLLECTION:TEST" runs a single
- * kselftest, and "lab.run=PROGRAM,ARGUMENT,..." runs that instead of all tests.
- * "lab=kunit" is for the KUnit tests, without kselftests, but before "lab.run".
+ * kselftest, "lab.skip=COLLECTION:TEST" all others, and
+ * "lab.run=PROGRAM,ARGUMENT,..." runs that instead of all tests. "lab=kunit" is for
+ * the KUnit tests, without kselftests, but before "lab.run".
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -202,15 +203,18 @@ static void run(char *const argv[])
 
 static void run_kselftests(void)
 {
-	const char *one = cmdline("lab.test");
+	const char *one = strdup(cmdline("lab.test"));
+	const char *skip = cmdline("lab.skip");
 	char *all[] = { "/kselftest/run_kselftest.sh", NULL };
 	char *single[] = { "/kselftest/run_kselftest.sh", "-t", (char *)one,
+			   NULL };
+	char *others[] = { "/kselftest/run_kselftest.sh", "-S", (char *)skip,
 			   NULL };
 
 	if (access(all[0], X_OK))
 		return;
 	say("lab: kselftest\n");
-	run(*one ? single : all);
+	run(*one ? single : *skip ? others : all);
 }
 
 static void run_program(const char *words)
