@@ -17,6 +17,7 @@
  *   compact
  *   unbind, bind    the driver
  *   churn=TIMES     unbind and bind
+ *   bind-faults     bind it, with each allocation on the way failing once, many times
  *   freeze          suspend, but for the last bit, and resume
  *   gone            the device disappears
  *   restored        nothing is in the balloon, and all memory is free again
@@ -41,6 +42,8 @@
 #define GIVE_UP_MS	5000	/* Without any progress. */
 #define LOAD		MIB(24)
 #define LEAK_KIB	3072	/* What may be in use at the end, more than before. */
+#define FAULTS		512	/* Of each allocation. */
+#define FAULTS_SLACK	384	/* Objects that caches keep: below what a leak comes to. */
 
 static int port = -1;
 static char device[NAME_MAX + 1];	/* What it was in the beginning: virtio0. */
@@ -271,6 +274,149 @@ static void step_churn(long times)
 	}
 }
 
+/* What the lines of /proc/NAME that match @format have, in total. */
+static long sum_lines(const char *name, const char *format)
+{
+	FILE *f = fopen(name, "r");
+	long value, sum = 0;
+	char line[512];
+
+	if (!f) {
+		fail("%s: %s", name, strerror(errno));
+		return 0;
+	}
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, format, &value) == 1)
+			sum += value;
+	fclose(f);
+	return sum;
+}
+
+/*
+ * Objects of slab caches, and pages that are neither theirs nor free. What tracks
+ * objects keeps some for later.
+ */
+static long used_memory(void)
+{
+	return sum_lines("/proc/slabinfo", "%*s %ld") -
+	       sum_lines("/proc/slabinfo", "debug_objects_cache %ld") -
+	       (meminfo("MemFree") + meminfo("Slab")) / PAGE_KIB -
+	       sum_lines("/proc/zoneinfo", " count: %ld");
+}
+
+struct leak {
+	long used;
+	long least;	/* Of several looks: caches have slack. */
+};
+
+static bool is_no_leak(void *arg)
+{
+	struct leak *l = arg;
+	long more = used_memory() - l->used;
+
+	if (more < l->least)
+		l->least = more;
+	return more < FAULTS_SLACK;
+}
+
+/*
+ * Bind with the @nth allocation failing. Return: whether there are so many. Then,
+ * the driver may be bound all the same, as not all of them have to succeed.
+ */
+static bool bind_with_fault(int bind, int nth)
+{
+	char left[16] = "";
+	int fd, ret;
+
+	fd = open("/proc/self/fail-nth", O_RDWR | O_CLOEXEC);
+	if (fd < 0 || dprintf(fd, "%d", nth) < 0) {
+		fail("/proc/self/fail-nth: %s", strerror(errno));
+		return false;
+	}
+	ret = pwrite(bind, device, strlen(device), 0);
+	if (pread(fd, left, sizeof(left) - 1, 0) <= 0 || pwrite(fd, "0", 1, 0) != 1)
+		fail("/proc/self/fail-nth: %s", strerror(errno));
+	close(fd);
+	if (atoi(left) && ret < 0)
+		fail("bind fails without a fault: %s", strerror(errno));
+	return !atoi(left);
+}
+
+/* Where a function of the kernel begins, and where the next one does. */
+static void function_at(const char *name, char start[32], char end[32])
+{
+	FILE *f = fopen("/proc/kallsyms", "r");
+	char address[32], symbol[128];
+
+	start[0] = end[0] = '\0';
+	while (f && !end[0] && fscanf(f, "%31s %*s %127s%*[^\n]", address, symbol) == 2) {
+		if (start[0])
+			sprintf(end, "0x%.29s", address);
+		else if (!strcmp(symbol, name))
+			sprintf(start, "0x%.29s", address);
+	}
+	if (f)
+		fclose(f);
+	if (!end[0])
+		fail("/proc/kallsyms has no %s()", name);
+}
+
+/*
+ * It fails, or not, and nothing is lost. UML's um_request_irq() is spared: it keeps
+ * its file when it fails.
+ */
+static void step_bind_faults(void)
+{
+	int bind = open(VIRTIO_BALLOON_DRIVER "bind", O_WRONLY | O_CLOEXEC);
+	const char *const kinds[] = { "failslab", "fail_page_alloc" };
+	int nth = 0, nr_bound = 0;
+	char start[32], end[32];
+	bool more = true;
+	char path[64];
+
+	function_at("um_request_irq", start, end);
+	for (int i = 0; i < 2; i++) {
+		const struct { const char *name, *value; } settings[] = {
+			{ "ignore-gfp-wait", "N" },
+			{ "verbose", "0" },
+			{ "reject-end", end },
+			{ "reject-start", start },
+		};
+
+		for (int j = 0; j < 4; j++) {
+			snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s",
+				 kinds[i], settings[j].name);
+			set(path, settings[j].value);
+		}
+	}
+	set("/sys/kernel/debug/fail_page_alloc/min-order", "0");
+	set("/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N");
+
+	while (more && !failed) {
+		struct leak leak = { .least = LONG_MAX };
+
+		printf("allocation %d\n", ++nth);
+		/* The first ones fill caches. */
+		for (int i = -16; i < FAULTS && more && !failed; i++) {
+			if (!i)
+				leak.used = used_memory();
+			more = bind_with_fault(bind, nth);
+			snprintf(path, sizeof(path), VIRTIO_BALLOON_DRIVER "%s", device);
+			if (!access(path, F_OK) && more) {
+				nr_bound += !i;
+				set(VIRTIO_BALLOON_DRIVER "unbind", device);
+			}
+		}
+		if (more && !failed && !wait_until(is_no_leak, &leak, NULL))
+			fail("allocation %d: %ld objects and pages are lost when it fails %d times",
+			     nth, leak.least, FAULTS);
+	}
+	close(bind);
+	printf("%d allocations have failed; the driver does without %d\n", nth - 1, nr_bound);
+	if (nth < 10)
+		fail("not even ten allocations can fail");
+}
+
 static void step_freeze(void)
 {
 	/* Without delay. Who does not freeze is waited for, for 20 s. */
@@ -322,6 +468,8 @@ static void do_step(char *step)
 		set(VIRTIO_BALLOON_DRIVER "bind", device);
 	else if (IS("churn") && arg)
 		step_churn(atol(arg + 1));
+	else if (IS("bind-faults"))
+		step_bind_faults();
 	else if (IS("freeze"))
 		step_freeze();
 	else if (IS("gone")) {
