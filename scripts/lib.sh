@@ -4,6 +4,9 @@
 
 set -euo pipefail
 
+# What was said to our make is not for others: BUILD=DIR means something to the kernel's.
+unset MAKEFLAGS MAKEOVERRIDES
+
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly TOP
 
