@@ -341,7 +341,7 @@ static unsigned long apply_rules(struct rules *rules, enum command command,
  * that byte is part of another instruction, a breakpoint is never hit.
  */
 #define INSN_IN		0xed
-#define MAX_INSNS	64
+#define MAX_INSNS	512	/* Of which few are instructions. */
 
 static int find_insns(const char *path, unsigned long insns[MAX_INSNS])
 {
