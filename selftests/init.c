@@ -203,18 +203,16 @@ static void run(char *const argv[])
 
 static void run_kselftests(void)
 {
-	const char *one = strdup(cmdline("lab.test"));
-	const char *skip = cmdline("lab.skip");
-	char *all[] = { "/kselftest/run_kselftest.sh", NULL };
-	char *single[] = { "/kselftest/run_kselftest.sh", "-t", (char *)one,
-			   NULL };
-	char *others[] = { "/kselftest/run_kselftest.sh", "-S", (char *)skip,
-			   NULL };
+	char *argv[4] = { "/kselftest/run_kselftest.sh" };
 
-	if (access(all[0], X_OK))
+	if (access(argv[0], X_OK))
 		return;
+	if (*(argv[2] = (char *)cmdline("lab.test")))
+		argv[1] = "-t";
+	else if (*(argv[2] = (char *)cmdline("lab.skip")))
+		argv[1] = "-S";
 	say("lab: kselftest\n");
-	run(*one ? single : *skip ? others : all);
+	run(argv);
 }
 
 static void run_program(const char *words)
