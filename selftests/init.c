@@ -207,10 +207,13 @@ static void run_kselftests(void)
 
 	if (access(argv[0], X_OK))
 		return;
-	if (*(argv[2] = (char *)cmdline("lab.test")))
+	if (*cmdline("lab.test")) {
 		argv[1] = "-t";
-	else if (*(argv[2] = (char *)cmdline("lab.skip")))
+		argv[2] = (char *)cmdline("lab.test");
+	} else if (*cmdline("lab.skip")) {
 		argv[1] = "-S";
+		argv[2] = (char *)cmdline("lab.skip");
+	}
 	say("lab: kselftest\n");
 	run(argv);
 }
