@@ -4,8 +4,9 @@
  *
  * Mounts what tests need, copies the results of the KUnit tests that ran at
  * boot, runs the kselftests, and powers off. All results go to a virtio-serial
- * port, or to the terminal that "lab.results=TTY" names; the console is just a
- * log. The lines that this program adds to the results start with "lab: ".
+ * port, or to the terminal that "lab.results=TTY" names; "lab.host=TTY" names the
+ * one through which the kselftests ask the host. The console is just a log. The
+ * lines that this program adds to the results start with "lab: ".
  *
  * Words on the kernel's command line choose another job: "lab=probe" powers off
  * at once, "lab=shell" is for a person, "lab.test=COLLECTION:TEST" runs a single
@@ -304,6 +305,8 @@ int main(void)
 		perror("symlink");
 	setenv("PATH", "/usr/bin:/bin:/usr/sbin:/sbin", 1);
 	setenv("HOME", "/tmp", 1);
+	if (*cmdline("lab.host"))
+		setenv("BALLOON_HOST", cmdline("lab.host"), 1);
 
 	fd = open_port(RESULTS_PORT);
 	if (fd < 0 && *cmdline("lab.results"))
