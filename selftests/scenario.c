@@ -31,7 +31,6 @@
 #define _GNU_SOURCE
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <termios.h>
 
 #define INDENT		""
 #include "guest.h"
@@ -63,19 +62,6 @@ static void refresh(void)
 {
 	if (!access("/proc/sys/vm/stat_refresh", F_OK) && refresh_counters())
 		fail("the counters can't be refreshed");
-}
-
-static void open_port(void)
-{
-	struct termios tio;
-
-	port = open(PORT, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (port < 0 || tcgetattr(port, &tio)) {
-		fail(PORT ": %s", strerror(errno));
-		return;
-	}
-	cfmakeraw(&tio);
-	tcsetattr(port, TCSANOW, &tio);
 }
 
 /* Send a request to the host. Return: its value, 0 if it has none, -1 on error. */
@@ -513,7 +499,9 @@ static void join(void)
 int main(int argc, char *argv[])
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	open_port();
+	port = host_open_terminal(PORT);
+	if (port < 0)
+		fail(PORT ": %s", strerror(errno));
 	/* The driver comes while the kernel boots. */
 	virtio_balloon_device(device);
 	if (!device[0])
