@@ -432,6 +432,47 @@ static void compact(void)
 		die("can't compact memory");
 }
 
+/* How many pages CPUs may keep where they must not count, and what makes them look. */
+#define MAX_PAGES_OF_CPUS	2048
+#define DRAIN_BYTES		MIB(4)
+#define DRAIN_TRIES		200
+
+/* Pages that the CPUs keep for themselves, and that are in no block therefore. */
+static long pages_of_cpus(void)
+{
+	FILE *f = fopen("/proc/zoneinfo", "r");
+	long value, sum = 0;
+	char line[256];
+
+	if (!f)
+		die("/proc/zoneinfo: %s", strerror(errno));
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, " count: %ld", &value) == 1)
+			sum += value;
+	fclose(f);
+	return sum;
+}
+
+/*
+ * Have the CPUs give back nearly all: how many they have depends on how fast pages
+ * have been freed, and how long ago. They look at it when they free some.
+ */
+static void drain_cpus(void)
+{
+	if (write_file("/proc/sys/vm/percpu_pagelist_high_fraction", "1000000"))
+		die("can't set what CPUs keep");
+	for (int i = 0; pages_of_cpus() > MAX_PAGES_OF_CPUS; i++) {
+		char *mem;
+
+		if (i == DRAIN_TRIES)
+			die("the CPUs keep %ld pages", pages_of_cpus());
+		run_on(i % sysconf(_SC_NPROCESSORS_ONLN));
+		mem = map_small_pages(DRAIN_BYTES);
+		touch(mem, DRAIN_BYTES);
+		munmap(mem, DRAIN_BYTES);
+	}
+}
+
 /*
  * fragment SEED: a process has touched nearly all memory and freed most of it
  * again, page by page, at random. Now the balloon takes half of the guest, out of
@@ -477,6 +518,7 @@ static void bench_fragment(int argc, char *argv[])
 	migrated = read_vmstat("balloon_migrate") - migrated;
 	if (!migrated)
 		die("compaction has moved no balloon page");
+	drain_cpus();
 	report("compacted: free blocks", "2MiB", free_2m_blocks());
 	report("compacted: host AnonHugePages", "MiB", ask("anonhuge") / 1024.0);
 	report("compaction: time", "s", cost.time);
