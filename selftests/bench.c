@@ -440,17 +440,11 @@ static void compact(void)
 /* Pages that the CPUs keep for themselves, and that are in no block therefore. */
 static long pages_of_cpus(void)
 {
-	FILE *f = fopen("/proc/zoneinfo", "r");
-	long value, sum = 0;
-	char line[256];
+	long pages = sum_lines("/proc/zoneinfo", " count: %ld");
 
-	if (!f)
+	if (pages < 0)
 		die("/proc/zoneinfo: %s", strerror(errno));
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, " count: %ld", &value) == 1)
-			sum += value;
-	fclose(f);
-	return sum;
+	return pages;
 }
 
 /*

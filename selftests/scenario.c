@@ -260,22 +260,14 @@ static void step_churn(long times)
 	}
 }
 
-/* What the lines of /proc/NAME that match @format have, in total. */
-static long sum_lines(const char *name, const char *format)
+/* As sum_lines(), of what has to be there. */
+static long sum(const char *path, const char *format)
 {
-	FILE *f = fopen(name, "r");
-	long value, sum = 0;
-	char line[512];
+	long value = sum_lines(path, format);
 
-	if (!f) {
-		fail("%s: %s", name, strerror(errno));
-		return 0;
-	}
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, format, &value) == 1)
-			sum += value;
-	fclose(f);
-	return sum;
+	if (value < 0)
+		fail("can't read %s", path);
+	return value;
 }
 
 /*
@@ -284,10 +276,10 @@ static long sum_lines(const char *name, const char *format)
  */
 static long used_memory(void)
 {
-	return sum_lines("/proc/slabinfo", "%*s %ld") -
-	       sum_lines("/proc/slabinfo", "debug_objects_cache %ld") -
+	return sum("/proc/slabinfo", "%*s %ld") -
+	       sum("/proc/slabinfo", "debug_objects_cache %ld") -
 	       (meminfo("MemFree") + meminfo("Slab")) / PAGE_KIB -
-	       sum_lines("/proc/zoneinfo", " count: %ld");
+	       sum("/proc/zoneinfo", " count: %ld");
 }
 
 /* What is to be freed in a moment is not in use. */
