@@ -52,7 +52,7 @@ gates_end()
 	for f in "${failures[@]}"; do
 		echo "failed: $f: $(log_of "$f")"
 		# Again, as whoever sees only the end of this may not have the log.
-		tail -n 8 "$(log_of "$f")" | cut -c 1-150 | sed 's/^/    /'
+		tail -n 8 "$(log_of "$f")" | tr -cd '[:print:]\n' | cut -c 1-150 | sed 's/^/    /'
 	done
 	echo "make ${0##*/}: $(elapsed "$gates_begin")"
 	echo "$passed passed, $failed failed"

@@ -43,7 +43,7 @@
 #define LOAD		MIB(24)
 #define LEAK_KIB	3072	/* What may be in use at the end, more than before. */
 #define FAULTS		512	/* Of each allocation. */
-#define FAULTS_SLACK	384	/* Objects that caches keep: below what a leak comes to. */
+#define FAULTS_SLACK	256	/* Of objects and pages: below what a leak comes to. */
 
 static int port = -1;
 static char device[NAME_MAX + 1];	/* What it was in the beginning: virtio0. */
@@ -267,7 +267,7 @@ static long sum(const char *path, const char *format)
 	long value = sum_lines(path, format);
 
 	if (value < 0)
-		fail("can't read %s", path);
+		fail("%s: %s", path, strerror(errno));
 	return value;
 }
 
@@ -315,7 +315,7 @@ static long least_used_memory(void)
 
 struct leak {
 	long used;
-	long least;	/* Of several looks: caches have slack. */
+	long least;	/* Of several looks: others come and go. */
 };
 
 static bool is_no_leak(void *arg)
