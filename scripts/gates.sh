@@ -2,6 +2,11 @@
 # What scripts/check and scripts/check-all share: gates, and what they came to.
 # shellcheck shell=bash
 
+# With these, something else would be checked.
+for v in APPEND BOOT_OPTIONS CORE_BENCH DEBUG EXTRA_CONFIG MACHINES PATCHES PLAN RESULTS TEST VARIANT WIP; do
+	[ -z "${!v:-}" ] || die "all of it is checked: leave $v=${!v} out"
+done
+
 gates_begin=$SECONDS passed=0 failed=0 failures=() table=()
 mkdir -p "${LOG:?}"
 
