@@ -38,12 +38,13 @@ enum status {
 #define BATCHED_CMDS		0x04UL
 #define BATCHED_2M_CMDS		0x08UL
 
-/* What the host looks for in a vmlinux: a function of this name with this byte. */
+/* What the host looks for in a vmlinux: such a function with this byte and its magic. */
 extern const char vmballoon_hypercall[];
 __asm__(".text\n"
 	".type vmballoon_hypercall, @function\n"
 	"vmballoon_hypercall: .byte 0xed\n"
-	".size vmballoon_hypercall, 1\n");
+	".long 0x456c6d6f\n"
+	".size vmballoon_hypercall, 5\n");
 
 static const char *host_path;
 static char dir[] = "/tmp/vmw_host_test.XXXXXX";
