@@ -9,6 +9,7 @@
  *   settle          the balloon gets to its target, and all counters agree
  *   exact           all counters agree
  *   wait=WHAT:N     the host's WHAT gets to N, or more
+ *   none=WHAT       the host's WHAT is 0
  *   sleep=MS
  *   hog=MIB         use memory, without being killed
  *   try-hog=MIB     use memory
@@ -174,6 +175,14 @@ static void step_wait(const char *arg)
 		fail("wait=%s?", arg);
 	else if (!wait_until(is_there, &l, l.what))
 		fail("%s is %ld, and not %ld", l.what, host(l.what), l.least);
+}
+
+static void step_none(const char *what)
+{
+	long value = host(what);
+
+	if (value)
+		fail("%s is %ld, and not 0", what, value);
 }
 
 /* Use memory in a process of its own. Return: whether it lived. */
@@ -460,6 +469,8 @@ static void do_step(char *step)
 		step_exact();
 	else if (IS("wait") && arg)
 		step_wait(arg + 1);
+	else if (IS("none") && arg)
+		step_none(arg + 1);
 	else if (IS("sleep") && arg)
 		nap(atol(arg + 1));
 	else if (IS("hog")) {

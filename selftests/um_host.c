@@ -32,8 +32,9 @@
  *
  * and ask for one of: inflated, actual, goal (the target), buffers (answered),
  * ignored (not answered), reported (pages), hinted (pages), memtotal (of the last
- * statistics), random-done, violations. Each line is answered with "ok [VALUE]" or
- * "error REASON". QUEUE is one of inflate, deflate, stats, hint, report.
+ * statistics), repeated (times that the guest said what nobody had asked: its size,
+ * which the host had, and wanted), random-done, violations. Each line is answered with
+ * "ok [VALUE]" or "error REASON". QUEUE is one of inflate, deflate, stats, hint, report.
  *
  * It knows which pages are in the balloon, and what a driver may not do: what is
  * said to be in the balloon is overwritten, and has to be unchanged when the guest
@@ -311,6 +312,8 @@ static struct {
 	unsigned long reported;
 	uint64_t memtotal;
 	bool stats_wanted;
+	bool told;		/* The size, since the last reset. */
+	unsigned long repeated;	/* The same again, although it is what it should be. */
 
 	bool lied;		/* About buffers: what it knows is worth nothing. */
 	unsigned long violations;
@@ -848,6 +851,7 @@ static void reset_device(const char *why)
 		reset_queue(&dev.queues[i]);
 	forget_pages();
 	dev.config.actual = 0;
+	dev.told = false;
 	dev.stats_wanted = false;
 	dev.lied = false;
 }
@@ -987,6 +991,7 @@ static void get_config(struct msg *msg)
 static void set_config(struct msg *msg)
 {
 	uint32_t offset = msg->config.offset, size = msg->config.size;
+	uint32_t actual = dev.config.actual;
 
 	if (size > sizeof(dev.config) || offset > sizeof(dev.config) - size ||
 	    offset < offsetof(struct config, actual)) {
@@ -995,6 +1000,12 @@ static void set_config(struct msg *msg)
 		return;
 	}
 	memcpy((char *)&dev.config + offset, msg->config.data, size);
+	if (offset == offsetof(struct config, actual)) {
+		if (dev.told && actual == dev.config.actual &&
+		    actual == dev.config.num_pages)
+			dev.repeated++;
+		dev.told = true;
+	}
 }
 
 static void send_reply(struct msg *msg, uint32_t size)
@@ -1266,6 +1277,7 @@ static long long ask(const char *what)
 		{ "reported", dev.reported },
 		{ "hinted", dev.hinted },
 		{ "memtotal", dev.memtotal },
+		{ "repeated", dev.repeated },
 		{ "random-done", rnd.done },
 		{ "violations", dev.violations },
 	};
