@@ -226,6 +226,9 @@ series_patches()
 	printf '%s\n' "${all[@]:from-1:to-from+1}"
 }
 
+# Here, as it is only called in subshells, which "die" would end instead of us.
+[ -z "${PATCHES:-}" ] || series_patches >/dev/null
+
 # A name for the contents of the series as it is to be applied.
 series_id()
 {
