@@ -198,7 +198,7 @@ unchanged() { printf '  %-44s unchanged\n' "$1"; }
 
 # shellcheck disable=SC2034 # For those who source this.
 # What a kernel in trouble says. "Modules linked in" and the like come after it.
-readonly SPLAT='Kernel panic|Oops[: ]|BUG:|kernel BUG at|WARNING:|UBSAN:|KASAN:|KCSAN:|KFENCE:|INFO: task .* blocked|INFO: rcu|rcu: INFO:|rcu: .*detected .*stall|stalls on CPUs|self-detected stall|soft lockup|hard LOCKUP|INFO: possible|INFO: inconsistent|INFO: suspicious|INFO: trying to register|circular locking|inconsistent lock state|suspicious RCU usage|DEBUG_LOCKS_WARN_ON|general protection fault|unable to handle|unreferenced object|Out of memory: Killed process|Attempted to kill init|scheduling while atomic|sleeping function called|list_(add|del) corruption|Bad page state|Invalid ELF|nosmp'
+readonly SPLAT='Kernel panic|Oops[: ]|BUG:|kernel BUG at|WARNING:|UBSAN:|KASAN:|KCSAN:|KFENCE:|INFO: task .* blocked|INFO: rcu|rcu: INFO:|rcu: .*detected .*stall|stalls on CPUs|self-detected stall|soft lockup|hard LOCKUP|INFO: possible|INFO: inconsistent|INFO: suspicious|INFO: trying to register|circular locking|inconsistent lock state|suspicious RCU usage|DEBUG_LOCKS_WARN_ON|general protection fault|unable to handle|unreferenced object|Out of memory: Killed process|Attempted to kill init|scheduling while atomic|sleeping function called|list_(add|del) corruption|Bad page state|pagealloc: (memory corruption|single bit error)|Invalid ELF|nosmp'
 
 # The patches to apply, in order: all of the series, PATCHES=FROM..TO of them,
 # or those that the series marks with "# test".
