@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 
 # With these, something else would be checked.
-for v in APPEND BOOT_OPTIONS CORE_BENCH DEBUG EXTRA_CONFIG MACHINES PATCHES PLAN RESULTS TEST VARIANT WIP; do
+for v in APPEND BOOT_OPTIONS CORE_BENCH DEBUG EXTRA_CONFIG FAULTS MACHINES PATCHES PLAN RESULTS SCENARIO SCENARIOS SCENARIO_LIMIT SEED TEST VARIANT WIP; do
 	[ -z "${!v:-}" ] || die "all of it is checked: leave $v=${!v} out"
 done
 
@@ -47,6 +47,52 @@ each_in_parts()
 	for i in "${parts[@]}"; do
 		wait "$i" || bad=1
 	done
+	return $bad
+}
+
+# What a patch may be told by checkpatch, and why:
+#   its author can't sign it off (coding-assistants.rst): whoever posts it does
+#   without history, there are no commits for Fixes: to be looked up in
+#   what page-flags.h calls its flags is not up to us
+#   whether MAINTAINERS has new files, get_maintainer.pl knows better: maintainers()
+patch_is_clean()
+{
+	local patch=$1 out
+	local -a ignore=(--ignore UNKNOWN_COMMIT_ID) history=()
+	# $TREE has none. A clone that is the user's may.
+	if git -C "${LINUX:-/dev/null}" rev-parse -q --verify "$TAG~" >/dev/null 2>&1; then
+		ignore=()
+		history=(GIT_DIR="$(git -C "$LINUX" rev-parse --absolute-git-dir)" GIT_WORK_TREE="$TREE"
+			GIT_INDEX_FILE="$(tree_git rev-parse --absolute-git-dir)/index")
+	fi
+	# Its Python helper wants the modules of the system's python3.
+	out=$(env -C "$TREE" PATH="/usr/bin:$PATH" "${history[@]}" perl scripts/checkpatch.pl --strict --codespell --show-types \
+		"${ignore[@]}" "$TOP/patches/$patch" 2>&1 || true)
+	grep -q '^total: [0-9]' <<<"$out" || { echo "checkpatch does not work: $out"; return 1; }
+	out=$(grep -E '^(ERROR|WARNING|CHECK):' <<<"$out" |
+		grep -vx 'ERROR:MISSING_SIGN_OFF: Missing Signed-off-by: line(s)' |
+		grep -vxE 'CHECK:CAMELCASE: Avoid CamelCase: <(__SetPageOffline|MovableOpsIsolated)>' |
+		grep -v '^WARNING:FILE_PATH_CHANGES: ' || true)
+	if grep -q '^Signed-off-by:' "$TOP/patches/$patch"; then
+		out+=$'\nSigned-off-by: is for the human who posts'
+	fi
+	grep -q '^Assisted-by: LLM' "$TOP/patches/$patch" || out+=$'\nAssisted-by: LLM is missing'
+	# Without the commit, checkpatch does not look at the rest of the line.
+	if sed '/^---$/q' "$TOP/patches/$patch" | grep '^Fixes:' | grep -qvE '^Fixes: [0-9a-f]{12,40} \(".+"\)$'; then
+		out+=$'\nFixes: has to be a commit, and ("its subject")'
+	fi
+	if awk '/^---$/ { exit } !/^(Fixes|Link|Subject|From|Date|  )/ && length > 75 { bad = 1 } END { exit !bad }' "$TOP/patches/$patch"; then
+		out+=$'\nthe message has lines of more than 75 columns'
+	fi
+	[ -z "$out" ] || { echo "$out"; return 1; }
+}
+
+checkpatch()
+{
+	local p bad=0
+	while read -r p; do
+		patch_is_clean "$p" >"$LOG/checkpatch.out" || { echo "$p:"; cat "$LOG/checkpatch.out"; bad=1; }
+	done < <(series_patches)
 	return $bad
 }
 
