@@ -34,6 +34,10 @@ static pid_t qemu;
 static unsigned long long ram_bytes;
 static bool verbose;
 
+/* For "device_add": where the balloon is, and what it does on OOM. */
+static char bus[64];
+static const char *on_oom = "off";
+
 static void usage(FILE *f)
 {
 	fputs("Usage: qemu_host --qmp SOCKET --port SOCKET [--verbose]\n"
@@ -104,6 +108,22 @@ static bool qmp_number(const char *reply, const char *key,
 	       sscanf(found + strlen(pattern), "%llu", value) == 1;
 }
 
+/* The balloon may be gone before anybody asks for another. Where there is none, do nothing. */
+static void remember_balloon(void)
+{
+	char *path = strchr(qmp_command("{\"execute\":\"qom-get\",\"arguments\":{" BALLOON ","
+					"\"property\":\"parent_bus\"}}"), '/');
+
+	/* The name of a bus is the last part of its path. */
+	if (path) {
+		path[strcspn(path, "\"")] = '\0';
+		snprintf(bus, sizeof(bus), "%s", strrchr(path, '/') + 1);
+	}
+	if (strstr(qmp_command("{\"execute\":\"qom-get\",\"arguments\":{" BALLOON ","
+			       "\"property\":\"deflate-on-oom\"}}"), "true"))
+		on_oom = "on";
+}
+
 /* Pass the outcome of a QMP command on to the guest. */
 static void answer(FILE *port, const char *reply)
 {
@@ -155,7 +175,6 @@ static void wait_for(FILE *port, long long bytes)
 
 static void handle(FILE *port, const char *request)
 {
-	static const char *on_oom = "off";
 	unsigned long long value;
 	char command[256];
 	char name[64];
@@ -188,18 +207,14 @@ static void handle(FILE *port, const char *request)
 		else
 			fputs("error no such number\n", port);
 	} else if (!strcmp(request, "fault unplug")) {
-		/* "device_add" wants to know, later. */
-		on_oom = strstr(qmp_command("{\"execute\":\"qom-get\","
-					    "\"arguments\":{" BALLOON ","
-					    "\"property\":\"deflate-on-oom\"}}"),
-				"true") ? "on" : "off";
 		answer(port, qmp_command("{\"execute\":\"device_del\","
 					 "\"arguments\":{\"id\":\"balloon0\"}}"));
 	} else if (!strcmp(request, "fault plug")) {
 		snprintf(command, sizeof(command),
 			 "{\"execute\":\"device_add\",\"arguments\":{"
 			 "\"driver\":\"virtio-balloon-pci\","
-			 "\"id\":\"balloon0\",\"deflate-on-oom\":\"%s\"}}", on_oom);
+			 "\"id\":\"balloon0\",\"bus\":\"%s\","
+			 "\"deflate-on-oom\":\"%s\"}}", bus, on_oom);
 		/* The guest may still be about to let go of the old one. */
 		for (int i = 0; i < PLUG_TRIES; i++) {
 			reply = qmp_command(command);
@@ -265,6 +280,7 @@ int main(int argc, char *argv[])
 	if (!qmp_number(qmp_command("{\"execute\":\"query-memory-size-summary\"}"),
 			"base-memory", &ram_bytes))
 		die("QEMU does not tell the size of the guest");
+	remember_balloon();
 
 	port = connect_streams(port_path);
 	for (;;) {
