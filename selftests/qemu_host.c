@@ -34,7 +34,7 @@ static pid_t qemu;
 static unsigned long long ram_bytes;
 static bool verbose;
 
-/* For "device_add": where the balloon is, and what it does on OOM. */
+/* For "device_add": where the balloon is, as an argument, and what it does on OOM. */
 static char bus[64];
 static const char *on_oom = "off";
 
@@ -111,13 +111,13 @@ static bool qmp_number(const char *reply, const char *key,
 /* The balloon may be gone before anybody asks for another. Where there is none, do nothing. */
 static void remember_balloon(void)
 {
-	char *path = strchr(qmp_command("{\"execute\":\"qom-get\",\"arguments\":{" BALLOON ","
-					"\"property\":\"parent_bus\"}}"), '/');
+	char *path = qmp_command("{\"execute\":\"qom-get\",\"arguments\":{" BALLOON ","
+				 "\"property\":\"parent_bus\"}}");
 
 	/* The name of a bus is the last part of its path. */
-	if (path) {
-		path[strcspn(path, "\"")] = '\0';
-		snprintf(bus, sizeof(bus), "%s", strrchr(path, '/') + 1);
+	if (!strncmp(path, "{\"return\"", 9) && strchr(path, '/')) {
+		path = strrchr(path, '/') + 1;
+		snprintf(bus, sizeof(bus), ",\"bus\":\"%.*s\"", (int)strcspn(path, "\""), path);
 	}
 	if (strstr(qmp_command("{\"execute\":\"qom-get\",\"arguments\":{" BALLOON ","
 			       "\"property\":\"deflate-on-oom\"}}"), "true"))
@@ -213,8 +213,8 @@ static void handle(FILE *port, const char *request)
 		snprintf(command, sizeof(command),
 			 "{\"execute\":\"device_add\",\"arguments\":{"
 			 "\"driver\":\"virtio-balloon-pci\","
-			 "\"id\":\"balloon0\",\"bus\":\"%s\","
-			 "\"deflate-on-oom\":\"%s\"}}", bus, on_oom);
+			 "\"id\":\"balloon0\",\"deflate-on-oom\":\"%s\"%s}}",
+			 on_oom, bus);
 		/* The guest may still be about to let go of the old one. */
 		for (int i = 0; i < PLUG_TRIES; i++) {
 			reply = qmp_command(command);
