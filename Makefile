@@ -5,6 +5,10 @@
 VERBS := all deps base tree config image initramfs test base-image reproduce \
 	 boot bench hostile refresh b4 version-diff ci-matrix check check-all selfcheck
 
+# What an object depends on, the compiler says when it is done: no need to have ccache
+# preprocess all of it first.
+export CCACHE_DEPEND := 1
+
 .NOTPARALLEL:
 .PHONY: $(VERBS) help clean
 

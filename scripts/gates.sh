@@ -89,11 +89,10 @@ patch_is_clean()
 
 checkpatch()
 {
-	local p bad=0
-	while read -r p; do
-		patch_is_clean "$p" >"$LOG/checkpatch.out" || { echo "$p:"; cat "$LOG/checkpatch.out"; bad=1; }
-	done < <(series_patches)
-	return $bad
+	export TOP TREE TAG
+	export -f patch_is_clean tree_git
+	# shellcheck disable=SC2016 # It is for the shells that look at one patch each.
+	series_patches | xargs -n 1 -P "$JOBS" bash -c 'out=$(patch_is_clean "$1") || { printf "%s:\n%s\n" "$1" "$out"; exit 1; }' checkpatch
 }
 
 # What all of it came to; the exit status is for the script to end with.
