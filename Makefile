@@ -45,7 +45,7 @@ reproduce:
 bench:
 	@scripts/bench --check
 	@$(MAKE) KIND=series CORE_BENCH=1 initramfs image
-	@$(MAKE) KIND=base CORE_BENCH=1 image
+	@$(MAKE) KIND=$(or $(V73),base) CORE_BENCH=1 image
 	@KIND=series scripts/bench
 hostile: initramfs
 	@$(MAKE) VARIANT=um image

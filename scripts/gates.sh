@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 
 # With these, something else would be checked.
-for v in APPEND BOOT_OPTIONS CORE_BENCH DEBUG EXTRA_CONFIG FAULTS MACHINES PATCHES PLAN RESULTS SCENARIO SCENARIOS SCENARIO_LIMIT SEED TEST VARIANT WIP; do
+for v in APPEND BOOT_OPTIONS CORE_BENCH DEBUG EXTRA_CONFIG FAULTS MACHINES PATCHES PLAN RESULTS SCENARIO SCENARIOS SCENARIO_LIMIT SEED TEST V73 VARIANT WIP; do
 	[ -z "${!v:-}" ] || die "all of it is checked: leave $v=${!v} out"
 done
 
@@ -35,7 +35,7 @@ gate()
 	fi
 }
 
-# scripts/each, of all commits. Little of what one touches can be built in parallel,
+# scripts/each, of all commits, or those that are named. Little of what one touches can be built in parallel,
 # but commits can.
 each_in_parts()
 {
