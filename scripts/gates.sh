@@ -35,8 +35,8 @@ gate()
 	fi
 }
 
-# scripts/each, of all commits, or those that are named. Little of what one touches can be built in parallel,
-# but commits can.
+# scripts/each, of all commits, or those that are named. Little of what one touches can be
+# built in parallel, but commits can.
 each_in_parts()
 {
 	local i n=$((JOBS < 4 ? JOBS : 4)) bad=0 parts=()

@@ -40,7 +40,7 @@
 #define PORT		"/dev/ttyS0"
 #define PAGE_KIB	4
 #define PAGE_BYTES	(PAGE_KIB * 1024UL)
-#define GIVE_UP_MS	20000	/* Without any progress. */
+#define GIVE_UP_MS	5000	/* Without any progress. */
 #define LOAD		MIB(24)
 #define LEAK_KIB	3072	/* What may be in use at the end, more than before. */
 #define FAULTS		512	/* Of each allocation. */
