@@ -9,14 +9,24 @@ VERBS := all deps base tree config image initramfs test base-image reproduce \
 # preprocess all of it first.
 export CCACHE_DEPEND := 1
 
+# The same source links to the same image, however often it was linked.
+export KBUILD_BUILD_VERSION := 1
+
+# Everybody means the same directory, wherever they are.
+ifneq ($(BUILD),)
+export override BUILD := $(abspath $(BUILD))
+endif
+
 .NOTPARALLEL:
 .PHONY: $(VERBS) help clean
 
 ifndef BALLOON_LOCKED
 
-# One make at a time in a build directory, from its first step to its last.
+# One make at a time in a build directory, from its first step to its last. By a name
+# that make does not know, or "make -n" would call it.
+SUBMAKE = $(MAKE)
 $(VERBS):
-	@scripts/locked $(MAKE) --no-print-directory $@
+	@scripts/locked $(SUBMAKE) --no-print-directory $@
 
 else
 
