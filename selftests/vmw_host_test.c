@@ -622,6 +622,7 @@ static void no_host(int sig)
 	(void)sig;
 	static const char message[] = "vmw_host_test: the host does not come\n";
 
+	clean_up();
 	if (write(2, message, sizeof(message) - 1))
 		_exit(1);
 }
